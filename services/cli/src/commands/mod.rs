@@ -1,0 +1,102 @@
+//! What each command does.
+
+mod export;
+mod look;
+mod names;
+mod pull;
+mod serve;
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::args::{Cli, Command, PushMode};
+use crate::config::Config;
+use crate::failure::{Failure, Kind};
+use crate::wiring::Process;
+
+/// How much to print, and how.
+#[derive(Clone, Copy)]
+pub(crate) struct Screen {
+    pub(crate) json: bool,
+    pub(crate) quiet: bool,
+}
+
+impl Screen {
+    /// Prints a result: as JSON for programs, as `text` for people.
+    pub(crate) fn result(self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
+        let line = if self.json {
+            serde_json::to_string(value).map_err(|error| Failure::failed("cannot print", error))?
+        } else {
+            text()
+        };
+        writeln!(io::stdout(), "{line}").map_err(Failure::from)
+    }
+
+    /// Tells a person what was done.
+    pub(crate) fn note(self, text: &str) {
+        if !self.json && !self.quiet {
+            let _ = writeln!(io::stderr(), "{text}");
+        }
+    }
+
+    pub(crate) fn failed(self, failure: &Failure) {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            event: &'static str,
+            kind: Kind,
+            message: &'a str,
+        }
+        if self.json {
+            let line = Line { event: "failed", kind: failure.kind, message: &failure.message };
+            let _ = writeln!(io::stdout(), "{}", serde_json::to_string(&line).unwrap_or_default());
+        }
+        let _ = writeln!(io::stderr(), "larder: {}", failure.message);
+    }
+}
+
+pub(crate) async fn run(cli: Cli, config: Config) -> Result<(), Failure> {
+    let screen = Screen { json: cli.json, quiet: cli.quiet };
+    if let Command::Serve { roles, admin_listen } = cli.command {
+        return serve::serve(&config, &roles, admin_listen).await;
+    }
+    let process = Process::for_command(&config).await?;
+    let work = command(cli.command, screen, &process);
+    let done = tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => Err(Failure {
+            message: "interrupted; what is complete is kept, and the same command goes on from there".to_owned(),
+            kind: Kind::Interrupted,
+        }),
+    };
+    if !crate::wiring::is_alone(&config) {
+        // What was said last is on its way.
+        process.runtime.stop(std::time::Duration::ZERO).await;
+    }
+    done
+}
+
+async fn command(command: Command, screen: Screen, process: &Process) -> Result<(), Failure> {
+    let facade = &process.facade;
+    match command {
+        Command::Pull { references, platform, always } => {
+            pull::pull(facade, screen, &references, platform, always).await
+        }
+        Command::Push { name, remote_name, mode } => {
+            let replace = mode == PushMode::Replace;
+            pull::push(facade, screen, &name, remote_name.as_deref(), replace).await
+        }
+        Command::Ls => look::ls(facade, screen).await,
+        Command::Inspect { name, raw } => look::inspect(facade, screen, &name, raw).await,
+        Command::History { name } => look::history(facade, screen, &name).await,
+        Command::Cat { digest } => look::cat(facade, &digest).await,
+        Command::Export { name, format, platform, as_name, output } => {
+            let what = export::Wish { name, platform, as_name, output };
+            export::export(facade, screen, format, what).await
+        }
+        Command::Rm { names } => names::rm(facade, screen, &names).await,
+        Command::Verify { names, all } => names::verify(facade, screen, names, all).await,
+        Command::Jobs { limit } => serve::jobs(process, screen, limit).await,
+        Command::Serve { .. } => unreachable!("served before"),
+    }
+}

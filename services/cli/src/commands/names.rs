@@ -1,0 +1,61 @@
+//! `rm` and `verify`.
+
+use indicatif::HumanBytes;
+use larder_facade::Facade;
+use larder_provider::{Audit, CacheProvider};
+use serde::Serialize;
+
+use super::Screen;
+use super::look::not_cached;
+use crate::failure::{Failure, Kind};
+
+pub(crate) async fn rm(facade: &Facade, screen: Screen, names: &[String]) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        event: &'static str,
+        name: &'a str,
+    }
+    let mut failed = None;
+    for name in names {
+        if facade.remove(name).await? {
+            screen.result(&Line { event: "removed", name }, || name.clone())?;
+        } else if let Some(earlier) = failed.replace(not_cached(name)) {
+            screen.failed(&earlier);
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+pub(crate) async fn verify(
+    facade: &Facade,
+    screen: Screen,
+    mut names: Vec<String>,
+    all: bool,
+) -> Result<(), Failure> {
+    if all {
+        names = facade.list().await?.into_iter().map(|name| name.name).collect();
+    }
+    let mut bad = 0;
+    for name in &names {
+        let audit = facade.verify(name).await?;
+        bad += usize::from(!audit.problems.is_empty());
+        screen.result(&audit, || describe(&audit))?;
+    }
+    if bad == 0 {
+        return Ok(());
+    }
+    Err(Failure { message: format!("{bad} of {} names do not hold", names.len()), kind: Kind::Integrity })
+}
+
+fn describe(audit: &Audit) -> String {
+    let verdict = if audit.problems.is_empty() { "ok" } else { "BAD" };
+    let mut text = format!("{verdict}  {}  {} blobs, {}", audit.name, audit.blobs, HumanBytes(audit.bytes));
+    if audit.absent_platforms > 0 {
+        text.push_str(&format!(", {} not fetched", audit.absent_platforms));
+    }
+    for problem in &audit.problems {
+        text.push_str("\n    ");
+        text.push_str(problem);
+    }
+    text
+}

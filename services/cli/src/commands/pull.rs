@@ -1,0 +1,88 @@
+//! `pull` and `push`.
+
+use std::time::Instant;
+
+use futures::StreamExt;
+use indicatif::{HumanBytes, HumanDuration};
+use larder_facade::Facade;
+use larder_oci::{PlatformSet, Reference};
+use larder_provider::{CacheProvider, PullOptions, Pulled, Pushed};
+use serde::Serialize;
+
+use super::Screen;
+use crate::failure::Failure;
+use crate::progress;
+
+/// Images pulled at the same time.
+const PULLS_IN_FLIGHT_MAX: usize = 4;
+
+#[derive(Serialize)]
+struct Line<'a, T> {
+    event: &'static str,
+    reference: &'a Reference,
+    #[serde(flatten)]
+    what: T,
+}
+
+pub(crate) async fn pull(
+    facade: &Facade,
+    screen: Screen,
+    typed: &[String],
+    platforms: Option<PlatformSet>,
+    always: bool,
+) -> Result<(), Failure> {
+    let platforms = platforms.unwrap_or_else(PlatformSet::host);
+    let options = PullOptions { always, watch: progress::watch(screen) };
+    let references: Vec<Reference> = typed.iter().map(|text| parse(text)).collect::<Result<_, _>>()?;
+    let (platforms, options) = (&platforms, &options);
+    let pulls = references.into_iter().map(|reference| async move {
+        let begun = Instant::now();
+        let pulled = facade.image_pull(&reference, platforms, options).await;
+        (reference, begun, pulled)
+    });
+    let mut pulls = futures::stream::iter(pulls).buffered(PULLS_IN_FLIGHT_MAX);
+    let mut failed: Option<Failure> = None;
+    while let Some((reference, begun, pulled)) = pulls.next().await {
+        match pulled {
+            Ok(pulled) => report(screen, &reference, &pulled, begun)?,
+            Err(error) => {
+                if let Some(earlier) = failed.replace(error.into()) {
+                    screen.failed(&earlier);
+                }
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn report(screen: Screen, reference: &Reference, pulled: &Pulled, begun: Instant) -> Result<(), Failure> {
+    match pulled {
+        Pulled::AlreadyPresent { .. } => screen.note("already present"),
+        Pulled::Pulled { blobs, bytes, fetched_blobs, fetched_bytes, .. } => screen.note(&format!(
+            "fetched {fetched_blobs} of {blobs} blobs, {} of {}, in {}",
+            HumanBytes(*fetched_bytes),
+            HumanBytes(*bytes),
+            HumanDuration(begun.elapsed())
+        )),
+    }
+    let line = Line { event: "pulled", reference, what: pulled };
+    screen.result(&line, || format!("{}  {}", reference.name(), pulled.root().digest))
+}
+
+pub(crate) async fn push(
+    facade: &Facade,
+    screen: Screen,
+    name: &str,
+    remote: Option<&str>,
+    replace: bool,
+) -> Result<(), Failure> {
+    let to = parse(remote.unwrap_or(name))?;
+    let pushed: Pushed = facade.push(name, &to, replace).await?;
+    screen.note(&format!("sent {} blobs, {}", pushed.sent_blobs, HumanBytes(pushed.sent_bytes)));
+    let line = Line { event: "pushed", reference: &to, what: &pushed };
+    screen.result(&line, || format!("{to}  {}", pushed.root.digest))
+}
+
+fn parse(text: &str) -> Result<Reference, Failure> {
+    text.parse().map_err(|error: larder_oci::OciError| Failure::usage(error.to_string()))
+}

@@ -1,0 +1,70 @@
+//! `serve` and `jobs`.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use larder_runtime::{admin, metrics};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Screen;
+use crate::args::Role;
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::wiring::{Process, chain, is_alone, warn_of_lazy_sync};
+
+#[derive(Serialize)]
+struct Ready<'a> {
+    event: &'static str,
+    roles: &'a [Role],
+    admin: SocketAddr,
+}
+
+pub(crate) async fn serve(config: &Config, roles: &[Role], admin_listen: SocketAddr) -> Result<(), Failure> {
+    if !roles.is_empty() && is_alone(config) {
+        return Err(Failure::usage(
+            "roles can be parted only over a bus that others reach: give --bus nats://HOST, or no roles",
+        ));
+    }
+    let roles = if roles.is_empty() { &Role::ALL[..] } else { roles };
+    metrics::announce();
+    let process = Process::start(config, roles).await?;
+    let admin = admin::serve(&process.runtime, admin_listen, process.refresh()).await.map_err(|error| {
+        Failure::failed(
+            &format!("cannot listen on {admin_listen} (choose another with --admin-listen)"),
+            error,
+        )
+    })?;
+    warn_of_lazy_sync(config).await;
+    let ready = Ready { event: "ready", roles, admin };
+    let line = serde_json::to_string(&ready).map_err(|error| Failure::failed("cannot print", error))?;
+    writeln!(io::stdout(), "{line}")?;
+    io::stdout().flush()?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    tracing::info!("stopping");
+    process.runtime.stop(Duration::from_secs(config.drain_s)).await;
+    Ok(())
+}
+
+pub(crate) async fn jobs(process: &Process, screen: Screen, limit: usize) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        event: &'static str,
+        fact: &'a str,
+        id: &'a str,
+        attempts: u32,
+        reason: &'a str,
+    }
+    let letters = process.runtime.voice().dead_letters(limit).await;
+    for letter in letters.map_err(|error| Failure::failed("cannot read the dead letters", chain(&error)))? {
+        let (fact, id) = (letter.queue.as_str(), letter.id.as_str());
+        let line = Line { event: "dead", fact, id, attempts: letter.attempts, reason: &letter.reason };
+        screen.result(&line, || format!("{fact}  {id}  {} attempts  {}", letter.attempts, letter.reason))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! From the store's URL to blobs and catalog.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use larder_blobs::Blobs;
+use larder_catalog::Catalog;
+use object_store::aws::AmazonS3Builder;
+use object_store::prefix::PrefixStore;
+use object_store::{ClientOptions, ObjectStore};
+use serde::Deserialize;
+use url::Url;
+
+use crate::failure::Failure;
+
+/// How to reach an S3 service. What is not set comes from the usual `AWS_*` variables or the instance.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct S3 {
+    /// The service's URL, when it is not AWS.
+    endpoint: Option<String>,
+    region: Option<String>,
+    access_key_id: Option<String>,
+    secret_access_key: Option<Secret>,
+    /// Whether the bucket is part of the host name.
+    virtual_hosted: bool,
+    connect_timeout_ms: Option<u64>,
+    /// How long a transfer may stand still, in milliseconds.
+    read_timeout_ms: Option<u64>,
+}
+
+/// A string that is never printed.
+#[derive(Clone, Deserialize)]
+pub(crate) struct Secret(String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+pub(crate) async fn open(url: &str, s3: &S3) -> Result<(Blobs, Catalog), Failure> {
+    let parsed = Url::parse(url).map_err(|error| {
+        Failure::usage(format!("store {url:?} is no URL ({error}); try file:///DIR or s3://BUCKET"))
+    })?;
+    match parsed.scheme() {
+        "file" => {
+            let root: PathBuf = parsed.to_file_path().map_err(|()| {
+                Failure::usage(format!("store {url:?} has no absolute path; try file:///DIR"))
+            })?;
+            let blobs = Blobs::on_disk(&root).map_err(|error| store_failure(url, &error))?;
+            let catalog = Catalog::on_disk(&root).await.map_err(|error| store_failure(url, &error))?;
+            Ok((blobs, catalog))
+        }
+        "s3" => {
+            let objects = s3_store(&parsed, s3)?;
+            Ok((Blobs::on_objects(Arc::clone(&objects)), Catalog::on_objects(objects)))
+        }
+        other => Err(Failure::usage(format!(
+            "store {url:?} has the unknown scheme {other}; known are file and s3"
+        ))),
+    }
+}
+
+fn store_failure(url: &str, error: &dyn std::error::Error) -> Failure {
+    let causes: Vec<String> =
+        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
+    Failure::failed(&format!("cannot open the store {url}"), causes.join(": "))
+}
+
+fn s3_store(url: &Url, s3: &S3) -> Result<Arc<dyn ObjectStore>, Failure> {
+    let bucket = url.host_str().unwrap_or_default();
+    if bucket.is_empty() {
+        return Err(Failure::usage(format!("store {url} names no bucket; try s3://BUCKET[/PREFIX]")));
+    }
+    // The default timeout would cover the whole body and cut large blobs; one for standing still does not.
+    let client = ClientOptions::new()
+        .with_timeout_disabled()
+        .with_connect_timeout(Duration::from_millis(s3.connect_timeout_ms.unwrap_or(5_000)))
+        .with_read_timeout(Duration::from_millis(s3.read_timeout_ms.unwrap_or(30_000)));
+    let plain = s3.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_client_options(client.with_allow_http(plain || allows_http()))
+        .with_virtual_hosted_style_request(s3.virtual_hosted);
+    if let Some(endpoint) = &s3.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if let Some(region) = &s3.region {
+        builder = builder.with_region(region);
+    }
+    if let Some(key) = &s3.access_key_id {
+        builder = builder.with_access_key_id(key);
+    }
+    if let Some(Secret(secret)) = &s3.secret_access_key {
+        builder = builder.with_secret_access_key(secret);
+    }
+    let store = builder.build().map_err(|error| store_failure(url.as_str(), &error))?;
+    let prefix = url.path().trim_matches('/');
+    Ok(if prefix.is_empty() { Arc::new(store) } else { Arc::new(PrefixStore::new(store, prefix)) })
+}
+
+fn allows_http() -> bool {
+    std::env::var("AWS_ENDPOINT_URL").is_ok_and(|endpoint| endpoint.starts_with("http://"))
+        || std::env::var("AWS_ALLOW_HTTP").is_ok_and(|allow| allow == "true")
+}

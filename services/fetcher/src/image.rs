@@ -1,0 +1,280 @@
+//! Brings one image in: resolves it, finds what is missing, and has each missing blob brought in once.
+//! Hears [`ImageWanted`]; says [`BlobWanted`], [`ImageStored`]; touches `registry`, `blobs`.
+//! Invariant: says [`ImageStored`] only when every wanted blob is committed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Context, Handler};
+use bytes::Bytes;
+use larder_blobs::BlobError;
+use larder_messages::{
+    BlobProgress, BlobRejected, BlobStored, BlobWanted, Fetched, ImageProgress, ImageStored, ImageWanted,
+    Job, topic,
+};
+use larder_oci::{
+    Config, Descriptor, Digest, Document, Kind, MANIFEST_BYTES_MAX, OciError, PlatformSet, Reference,
+    media_type,
+};
+use larder_registry::RegistryError;
+use larder_runtime::{Ear, Outcome, Says, on_pool};
+
+use crate::plan::Plan;
+use crate::{FetchError, Fetcher, Ports};
+
+/// How often a wait for blobs looks at the store by itself and asks again, in case news were lost.
+const ASK_AGAIN_EVERY: Duration = Duration::from_secs(2);
+
+/// Fetch the image that is wanted.
+#[derive(actix::Message)]
+#[rtype(result = "Outcome")]
+pub struct FetchImage {
+    /// Which.
+    pub wanted: ImageWanted,
+    /// For which job.
+    pub job: Job,
+}
+
+impl Handler<FetchImage> for Fetcher {
+    type Result = actix::ResponseFuture<Outcome>;
+
+    fn handle(&mut self, FetchImage { wanted, job }: FetchImage, _: &mut Context<Self>) -> Self::Result {
+        let ports = Arc::clone(&self.ports);
+        on_pool(async move {
+            let mut fetch = Fetch { ports: &ports, job: &job, wanted: &wanted, fetched: Fetched::default() };
+            let stored = fetch.image().await?;
+            Ok(Says::default().work(&stored))
+        })
+    }
+}
+
+struct Fetch<'a> {
+    ports: &'a Ports,
+    job: &'a Job,
+    wanted: &'a ImageWanted,
+    fetched: Fetched,
+}
+
+impl Fetch<'_> {
+    async fn image(&mut self) -> Result<ImageStored, FetchError> {
+        let (root, document) = self.resolve().await?;
+        self.refuse_wrong_platform(&document).await?;
+        let mut plan = Plan::new(self.wanted.platforms.clone());
+        plan.add(&document).map_err(|source| self.image_error(source))?;
+        loop {
+            let level = plan.next_level().map_err(|source| self.image_error(source))?;
+            if level.is_empty() {
+                break;
+            }
+            if let Some(large) = level.iter().find(|child| child.size > MANIFEST_BYTES_MAX as u64) {
+                let bytes = usize::try_from(large.size).unwrap_or(usize::MAX);
+                return Err(self.image_error(OciError::TooLarge { bytes, max: MANIFEST_BYTES_MAX }));
+            }
+            self.bring(&level).await?;
+            for child in &level {
+                let document = self.stored_document(child).await?;
+                plan.add(&document).map_err(|source| self.image_error(source))?;
+            }
+        }
+        self.bring(&plan.blobs).await?;
+        Ok(ImageStored {
+            wanted: self.wanted.wanted_id(),
+            reference: self.wanted.reference.clone(),
+            root,
+            platforms: self.wanted.platforms.clone(),
+            fetched: self.fetched,
+        })
+    }
+
+    /// Finds what the reference points to, and stores it.
+    async fn resolve(&mut self) -> Result<(Descriptor, Document), FetchError> {
+        let reference = &self.wanted.reference;
+        if let Some(known) = &self.wanted.known
+            && (!self.wanted.revalidate || self.is_still(known).await?)
+            && let Some(bytes) = self.stored_bytes(&known.digest).await?
+        {
+            let document = Document::parse(bytes, Some(&known.media_type));
+            return Ok((known.clone(), document.map_err(|source| self.image_error(source))?));
+        }
+        if let Some(digest) = reference.digest()
+            && let Some(bytes) = self.stored_bytes(digest).await?
+        {
+            let document = Document::parse(bytes, None).map_err(|source| self.image_error(source))?;
+            return Ok((describe(&document, reference), document));
+        }
+        let document =
+            self.ports.registry.manifest(reference).await.map_err(|source| self.upstream_error(source))?;
+        let root = describe(&document, reference);
+        self.fetched.blobs += 1;
+        self.fetched.bytes += root.size;
+        self.fetched.fetched_blobs += 1;
+        self.fetched.fetched_bytes += root.size;
+        let put = self.ports.blobs.put(&root.digest, document.bytes().clone()).await;
+        put.map_err(|source| self.store_error(source))?;
+        Ok((root, document))
+    }
+
+    /// Whether upstream still has `known` under this name.
+    async fn is_still(&self, known: &Descriptor) -> Result<bool, FetchError> {
+        let head = self.ports.registry.head_manifest(&self.wanted.reference).await;
+        let head = head.map_err(|source| self.upstream_error(source))?;
+        let Some(head) = head else {
+            let what = self.wanted.reference.to_string();
+            return Err(self.upstream_error(RegistryError::NotFound { what }));
+        };
+        Ok(head.digest.as_ref() == Some(&known.digest))
+    }
+
+    async fn stored_bytes(&self, digest: &Digest) -> Result<Option<Bytes>, FetchError> {
+        match self.ports.blobs.read_small(digest, MANIFEST_BYTES_MAX as u64).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(BlobError::NotFound(_)) => Ok(None),
+            Err(error) if error.is_integrity() => {
+                tracing::warn!(%digest, %error, "a stored manifest is damaged; it is fetched again");
+                self.ports.blobs.delete(digest).await.map_err(|source| self.store_error(source))?;
+                Ok(None)
+            }
+            Err(error) => Err(self.store_error(error)),
+        }
+    }
+
+    async fn stored_document(&self, at: &Descriptor) -> Result<Document, FetchError> {
+        let document = self.ports.blobs.document(at).await.map_err(|source| self.store_error(source))?;
+        document.ok_or_else(|| self.store_error(BlobError::NotFound(at.digest.clone())))
+    }
+
+    /// A single image says only in its configuration what it runs on: that comes first, so that a wrong one costs no layer.
+    async fn refuse_wrong_platform(&mut self, document: &Document) -> Result<(), FetchError> {
+        let (Kind::Image(image), PlatformSet::Only(wanted)) = (document.kind(), &self.wanted.platforms)
+        else {
+            return Ok(());
+        };
+        if !media_type::is_config(&image.config.media_type) || image.artifact_type.is_some() {
+            return Ok(());
+        }
+        let wanted = wanted.clone();
+        self.bring(std::slice::from_ref(&image.config)).await?;
+        let read = self.ports.blobs.read_small(&image.config.digest, MANIFEST_BYTES_MAX as u64).await;
+        let config = Config::parse(&read.map_err(|source| self.store_error(source))?);
+        let platform = config.map_err(|source| self.image_error(source))?.platform;
+        let missing: Vec<_> = wanted.into_iter().filter(|wish| !wish.accepts(&platform)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(self.image_error(OciError::PlatformNotFound { wanted: missing, present: vec![platform] }))
+    }
+
+    /// Returns when all of `blobs` are stored.
+    async fn bring(&mut self, blobs: &[Descriptor]) -> Result<(), FetchError> {
+        let mut missing = self.missing(blobs).await?;
+        self.fetched.blobs += blobs.len() as u64;
+        self.fetched.bytes += blobs.iter().map(|blob| blob.size).sum::<u64>();
+        for blob in blobs.iter().filter(|blob| !missing.contains_key(&blob.digest)) {
+            self.tell(blob, blob.size, true).await;
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let topics = [topic::<BlobStored>(None), topic::<BlobRejected>(None), topic::<BlobProgress>(None)];
+        let mut ear = self.ports.voice.listen(&topics).await.map_err(|_| FetchError::Interrupted)?;
+        for blob in missing.values() {
+            self.tell(blob, 0, false).await;
+        }
+        self.ask(missing.values()).await?;
+        let mut again =
+            tokio::time::interval_at(tokio::time::Instant::now() + ASK_AGAIN_EVERY, ASK_AGAIN_EVERY);
+        while !missing.is_empty() {
+            tokio::select! {
+                heard = self.hear(&mut ear, &mut missing) => heard?,
+                _ = again.tick() => {
+                    let waiting: Vec<Descriptor> = missing.values().cloned().collect();
+                    let still = self.missing(&waiting).await?;
+                    missing.retain(|digest, _| still.contains_key(digest));
+                    self.ask(missing.values()).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn missing(&self, blobs: &[Descriptor]) -> Result<HashMap<Digest, Descriptor>, FetchError> {
+        let missing = self.ports.blobs.missing(blobs).await.map_err(|source| self.store_error(source))?;
+        Ok(missing.into_iter().map(|blob| (blob.digest.clone(), blob)).collect())
+    }
+
+    async fn ask(&self, blobs: impl Iterator<Item = &Descriptor>) -> Result<(), FetchError> {
+        for blob in blobs {
+            let wanted = BlobWanted { blob: blob.clone(), from: self.wanted.reference.clone() };
+            // A full queue, or a bus that is away for a moment: the next round asks again.
+            if let Err(error) = self.ports.voice.say(self.job, &wanted).await {
+                tracing::debug!(digest = %blob.digest, %error, "cannot ask for a blob yet");
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one piece of news about what is missing.
+    async fn hear(
+        &mut self,
+        ear: &mut Ear,
+        missing: &mut HashMap<Digest, Descriptor>,
+    ) -> Result<(), FetchError> {
+        let Some(heard) = ear.next().await else {
+            return Err(FetchError::Interrupted);
+        };
+        if let Some(news) = heard.of::<BlobProgress>() {
+            if let Some(blob) = missing.get(&news.digest) {
+                self.tell(blob, news.received_bytes, false).await;
+            }
+        } else if let Some(news) = heard.of::<BlobStored>() {
+            if let Some(blob) = missing.remove(&news.digest) {
+                self.fetched.fetched_blobs += u64::from(news.fetched_bytes > 0);
+                self.fetched.fetched_bytes += news.fetched_bytes;
+                self.tell(&blob, blob.size, true).await;
+            }
+        } else if let Some(news) = heard.of::<BlobRejected>()
+            && missing.contains_key(&news.digest)
+        {
+            if news.from == self.wanted.reference {
+                return Err(FetchError::Blob(news.reason));
+            }
+            // Another repository did not have it, which says nothing about ours.
+            self.ask(missing.get(&news.digest).into_iter()).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, blob: &Descriptor, received_bytes: u64, stored: bool) {
+        let progress = ImageProgress {
+            wanted: self.wanted.wanted_id(),
+            digest: blob.digest.clone(),
+            size: blob.size,
+            received_bytes,
+            stored,
+        };
+        // Nobody depends on hearing it.
+        let _ = self.ports.voice.announce(self.job, &progress).await;
+    }
+
+    fn upstream_error(&self, source: RegistryError) -> FetchError {
+        FetchError::Upstream { reference: self.wanted.reference.clone(), source }
+    }
+
+    fn store_error(&self, source: BlobError) -> FetchError {
+        FetchError::Store { reference: self.wanted.reference.clone(), source }
+    }
+
+    fn image_error(&self, source: OciError) -> FetchError {
+        FetchError::Image { reference: self.wanted.reference.clone(), source }
+    }
+}
+
+/// Describes `document` by the digest it was asked for by, if it was.
+fn describe(document: &Document, reference: &Reference) -> Descriptor {
+    let mut descriptor = document.descriptor();
+    if let Some(digest) = reference.digest() {
+        descriptor.digest = digest.clone();
+    }
+    descriptor
+}

@@ -1,0 +1,176 @@
+//! Everything an image consists of, as far as it is wanted.
+
+use std::collections::HashSet;
+
+use larder_oci::{
+    Config, Descriptor, Digest, Document, Kind, OciError, Platform, PlatformSet, media_type, select,
+};
+
+use crate::{BlobError, Blobs};
+
+/// What was found behind a root.
+#[derive(Default)]
+pub struct Closure {
+    /// Every manifest, configuration and layer that should be there, once.
+    pub blobs: Vec<Descriptor>,
+    /// Those that are not there with the size their parent gives.
+    pub missing: Vec<Digest>,
+    /// Children of indexes that are not wanted or were never fetched.
+    pub absent_platforms: u64,
+    /// What the images found run on.
+    pub platforms: Vec<Platform>,
+    /// Manifests that cannot be what their parent says, with the reason.
+    pub invalid: Vec<(Digest, String)>,
+}
+
+/// Which children of an index belong to the image.
+pub enum Scope<'a> {
+    /// Those for these platforms: each must be there.
+    Wanted(&'a PlatformSet),
+    /// Those that are there.
+    Present,
+}
+
+/// Walks from `root` through all manifests. Reads manifests and configurations, not layers.
+///
+/// # Errors
+/// When the store cannot be read; what does not hold is in the [`Closure`].
+pub async fn walk(blobs: &Blobs, root: &Descriptor, scope: &Scope<'_>) -> Result<Closure, BlobError> {
+    let mut closure = Closure::default();
+    let mut seen = HashSet::from([root.digest.clone()]);
+    let mut level = vec![root.clone()];
+    while !level.is_empty() {
+        let mut next = Vec::new();
+        for at in level {
+            closure.blobs.push(at.clone());
+            let document = match blobs.document(&at).await {
+                Ok(Some(document)) => document,
+                Ok(None) => continue,
+                Err(error) if error.is_integrity() => {
+                    closure.invalid.push((at.digest.clone(), chain(&error)));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let children = children(blobs, &document, scope, &mut closure).await?;
+            read_config(blobs, &at, &document, &mut closure).await?;
+            for child in children {
+                if !seen.insert(child.digest.clone()) {
+                    continue;
+                }
+                let is_manifest = matches!(document.kind(), Kind::Index(_)) && child.is_manifest();
+                if is_manifest { next.push(child) } else { closure.blobs.push(child) }
+            }
+        }
+        level = next;
+    }
+    let missing = blobs.missing(&closure.blobs).await?;
+    closure.missing = missing.into_iter().map(|blob| blob.digest).collect();
+    Ok(closure)
+}
+
+async fn children(
+    blobs: &Blobs,
+    document: &Document,
+    scope: &Scope<'_>,
+    closure: &mut Closure,
+) -> Result<Vec<Descriptor>, BlobError> {
+    let all: Vec<Descriptor> = document.children().into_iter().cloned().collect();
+    let Kind::Index(index) = document.kind() else {
+        return Ok(all);
+    };
+    match scope {
+        // A platform that is not there is found missing once all images are known: another index may have it.
+        Scope::Wanted(platforms) => {
+            Ok(select(index, platforms).map(|selection| selection.wanted).unwrap_or_default())
+        }
+        Scope::Present => {
+            let mut present = Vec::new();
+            for child in all {
+                if blobs.size(&child.digest).await?.is_some() {
+                    present.push(child);
+                } else {
+                    closure.absent_platforms += 1;
+                }
+            }
+            Ok(present)
+        }
+    }
+}
+
+/// Compares an image with its configuration (OCI image-spec, config.md).
+async fn read_config(
+    blobs: &Blobs,
+    at: &Descriptor,
+    document: &Document,
+    closure: &mut Closure,
+) -> Result<(), BlobError> {
+    let Kind::Image(image) = document.kind() else {
+        return Ok(());
+    };
+    let runs = media_type::is_config(&image.config.media_type) && image.artifact_type.is_none();
+    if !runs || at.attests().is_some() {
+        return Ok(());
+    }
+    let bytes = match blobs.read_small(&image.config.digest, larder_oci::MANIFEST_BYTES_MAX as u64).await {
+        Ok(bytes) => bytes,
+        Err(BlobError::NotFound(_)) => return Ok(()),
+        Err(error) if error.is_integrity() => {
+            closure.invalid.push((image.config.digest.clone(), chain(&error)));
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    match Config::parse(&bytes) {
+        Ok(config) => agree(at, image, config, closure),
+        Err(error) => closure.invalid.push((image.config.digest.clone(), chain(&error))),
+    }
+    Ok(())
+}
+
+fn agree(at: &Descriptor, image: &larder_oci::Image, config: Config, closure: &mut Closure) {
+    let layers = image.layers.len();
+    // An image that is no root filesystem (a Helm chart, say) may have layers and no diff ids.
+    if !config.diff_ids.is_empty() && config.diff_ids.len() != layers {
+        let what = format!("it names {} diff ids for {layers} layers", config.diff_ids.len());
+        closure.invalid.push((image.config.digest.clone(), what));
+    }
+    if let Some(declared) = at.platform.as_ref().filter(|platform| !platform.is_unknown()) {
+        if declared.os != config.platform.os || declared.architecture != config.platform.architecture {
+            let what = format!("it runs on {}, but its index says {declared}", config.platform);
+            closure.invalid.push((image.config.digest.clone(), what));
+        }
+        closure.platforms.push(declared.clone());
+    } else if at.platform.is_none() {
+        closure.platforms.push(config.platform);
+    }
+}
+
+impl Closure {
+    /// Which of the wanted platforms the images found do not cover.
+    pub fn uncovered(&self, wanted: &PlatformSet) -> Option<OciError> {
+        let PlatformSet::Only(wanted) = wanted else {
+            return None;
+        };
+        // Artifacts run nowhere and have no platform to compare.
+        if self.platforms.is_empty() && self.absent_platforms == 0 && self.missing.is_empty() {
+            return None;
+        }
+        let covered = |wish: &&Platform| !self.platforms.iter().any(|platform| wish.accepts(platform));
+        let missing: Vec<Platform> = wanted.iter().filter(covered).cloned().collect();
+        let present = self.platforms.clone();
+        (!missing.is_empty()).then_some(OciError::PlatformNotFound { wanted: missing, present })
+    }
+
+    /// Whether all of it is there and nothing disagrees.
+    pub fn is_whole(&self, wanted: &PlatformSet) -> bool {
+        self.missing.is_empty() && self.invalid.is_empty() && self.uncovered(wanted).is_none()
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}

@@ -1,0 +1,73 @@
+//! What can go wrong with stored bytes.
+
+use std::path::PathBuf;
+
+use larder_oci::{Digest, OciError};
+
+/// A blob that is not there, does not hold, or cannot be reached.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BlobError {
+    /// The store has no such blob.
+    #[error("blob {0} is not in the store")]
+    NotFound(Digest),
+    /// The bytes hash to something else.
+    #[error("expected {want}, received {got}")]
+    Corrupt {
+        /// What was asked for.
+        want: Digest,
+        /// What the bytes hash to.
+        got: Digest,
+    },
+    /// The bytes are more or fewer than they should be.
+    #[error("blob {digest} has {got} bytes instead of {want}")]
+    WrongSize {
+        /// The blob.
+        digest: Digest,
+        /// Its size as its parent gives it.
+        want: u64,
+        /// The size found; for a stream that is too long, where it was stopped.
+        got: u64,
+    },
+    /// The bytes are intact but no valid manifest.
+    #[error("blob {digest} is no manifest")]
+    Document {
+        /// The blob.
+        digest: Digest,
+        /// What is wrong with it.
+        #[source]
+        source: OciError,
+    },
+    /// The disk refused.
+    #[error("cannot {action} {}", path.display())]
+    Disk {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The object store refused.
+    #[error("cannot {action} {key} in the object store")]
+    Objects {
+        /// What was tried.
+        action: &'static str,
+        /// On which key.
+        key: String,
+        /// Why not.
+        #[source]
+        source: object_store::Error,
+    },
+    /// The work was given up because the process is ending.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl BlobError {
+    /// Whether the bytes are to blame, and not the store.
+    pub fn is_integrity(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::WrongSize { .. } | Self::Document { .. })
+    }
+}

@@ -1,0 +1,58 @@
+//! What can go wrong with names.
+
+use std::path::PathBuf;
+
+/// A name that cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CatalogError {
+    /// Others kept changing the name at the same time.
+    #[error("name {0} is being changed by too many writers at once; try again")]
+    Contended(String),
+    /// A name that no ledger can hold.
+    #[error("invalid name {0:?}: a name is 1 to 512 bytes without control characters")]
+    Name(String),
+    /// A record is not what larder writes.
+    #[error("record {key} of the ledger is damaged")]
+    Record {
+        /// Where it is.
+        key: String,
+        /// Where the parser stopped.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// `index.json` cannot be read and there is no ledger to rebuild it from.
+    #[error("{} is no OCI image index; move it away to start with an empty one", path.display())]
+    Layout {
+        /// Where it is.
+        path: PathBuf,
+        /// Where the parser stopped.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The disk refused.
+    #[error("cannot {action} {}", path.display())]
+    Disk {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The object store refused.
+    #[error("cannot {action} {key} in the store")]
+    Objects {
+        /// What was tried.
+        action: &'static str,
+        /// On which key.
+        key: String,
+        /// Why not.
+        #[source]
+        source: object_store::Error,
+    },
+    /// The work was given up because the process is ending.
+    #[error("interrupted")]
+    Interrupted,
+}

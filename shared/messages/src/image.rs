@@ -1,0 +1,196 @@
+//! Facts about images, from wish to name.
+
+use larder_oci::{Descriptor, Digest, PlatformSet, Reference};
+use serde::{Deserialize, Serialize};
+
+use crate::{Announcement, Fact, News, Reason, Work};
+
+/// Names a wish for an image: equal wishes have equal ids, so that a thousand clients' wish is one job.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct WantedId(String);
+
+impl WantedId {
+    /// The id as a bus token.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Somebody wants an image in the cache.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImageWanted {
+    /// Which.
+    pub reference: Reference,
+    /// For which platforms.
+    pub platforms: PlatformSet,
+    /// What the cache has under this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<Descriptor>,
+    /// Whether upstream is to be asked if that is still so.
+    #[serde(default)]
+    pub revalidate: bool,
+}
+
+impl ImageWanted {
+    /// The id of this wish.
+    pub fn wanted_id(&self) -> WantedId {
+        let known = self.known.as_ref().map(|known| &known.digest);
+        let wish = format!("{}\n{}\n{known:?}\n{}", self.reference, self.platforms, self.revalidate);
+        WantedId(Digest::of(wish.as_bytes()).hex()[..32].to_owned())
+    }
+}
+
+impl Fact for ImageWanted {
+    const NAME: &'static str = "ImageWanted";
+}
+
+impl Work for ImageWanted {
+    fn id(&self) -> String {
+        self.wanted_id().0
+    }
+
+    fn rejected(&self, reason: Reason) -> Announcement {
+        ImageRejected::announce(&self.wanted_id(), &self.reference, reason)
+    }
+}
+
+/// What bringing an image in has cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetched {
+    /// Blobs and manifests of the image.
+    pub blobs: u64,
+    /// Their size in bytes.
+    pub bytes: u64,
+    /// How many of them came from upstream for this wish.
+    pub fetched_blobs: u64,
+    /// Bytes received from upstream for them.
+    pub fetched_bytes: u64,
+}
+
+macro_rules! image_work {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Serialize, Deserialize)]
+        pub struct $name {
+            /// The wish this answers.
+            pub wanted: WantedId,
+            /// The image.
+            pub reference: Reference,
+            /// What the reference points to.
+            pub root: Descriptor,
+            /// The platforms that are there.
+            pub platforms: PlatformSet,
+            /// What it took.
+            pub fetched: Fetched,
+        }
+
+        impl Fact for $name {
+            const NAME: &'static str = stringify!($name);
+        }
+    };
+}
+
+image_work! {
+    /// All blobs of an image are stored; it has no name yet.
+    ImageStored
+}
+image_work! {
+    /// An image was judged and found whole.
+    ImageVerified
+}
+image_work! {
+    /// An image has its name in the catalog.
+    ImageIndexed
+}
+
+impl Work for ImageStored {
+    fn id(&self) -> String {
+        self.wanted.0.clone()
+    }
+
+    fn rejected(&self, reason: Reason) -> Announcement {
+        ImageRejected::announce(&self.wanted, &self.reference, reason)
+    }
+}
+
+impl Work for ImageVerified {
+    fn id(&self) -> String {
+        self.wanted.0.clone()
+    }
+
+    fn rejected(&self, reason: Reason) -> Announcement {
+        ImageRejected::announce(&self.wanted, &self.reference, reason)
+    }
+}
+
+impl From<ImageStored> for ImageVerified {
+    fn from(stored: ImageStored) -> Self {
+        let ImageStored { wanted, reference, root, platforms, fetched } = stored;
+        Self { wanted, reference, root, platforms, fetched }
+    }
+}
+
+impl From<ImageVerified> for ImageIndexed {
+    fn from(verified: ImageVerified) -> Self {
+        let ImageVerified { wanted, reference, root, platforms, fetched } = verified;
+        Self { wanted, reference, root, platforms, fetched }
+    }
+}
+
+impl News for ImageIndexed {
+    fn key(&self) -> Option<String> {
+        Some(self.wanted.0.clone())
+    }
+}
+
+/// A wish for an image cannot be granted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImageRejected {
+    /// The wish this answers.
+    pub wanted: WantedId,
+    /// The image.
+    pub reference: Reference,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl ImageRejected {
+    fn announce(wanted: &WantedId, reference: &Reference, reason: Reason) -> Announcement {
+        Announcement::of(&Self { wanted: wanted.clone(), reference: reference.clone(), reason })
+    }
+}
+
+impl Fact for ImageRejected {
+    const NAME: &'static str = "ImageRejected";
+}
+
+impl News for ImageRejected {
+    fn key(&self) -> Option<String> {
+        Some(self.wanted.0.clone())
+    }
+}
+
+/// How far one blob of a wanted image is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImageProgress {
+    /// The wish.
+    pub wanted: WantedId,
+    /// The blob.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Bytes received so far.
+    pub received_bytes: u64,
+    /// Whether it is stored.
+    pub stored: bool,
+}
+
+impl Fact for ImageProgress {
+    const NAME: &'static str = "ImageProgress";
+}
+
+impl News for ImageProgress {
+    fn key(&self) -> Option<String> {
+        Some(self.wanted.0.clone())
+    }
+}

@@ -1,0 +1,210 @@
+//! Facts about names and what they point to at rest.
+
+use larder_oci::{Descriptor, Digest, Reference};
+use serde::{Deserialize, Serialize};
+
+use crate::{Announcement, Fact, News, Reason, Work};
+
+/// Derives a bus token from free text.
+fn token(parts: &[&str]) -> String {
+    Digest::of(parts.join("\n").as_bytes()).hex()[..32].to_owned()
+}
+
+/// A wish about a name cannot be granted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WishRejected {
+    /// The id of the work.
+    pub id: String,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Fact for WishRejected {
+    const NAME: &'static str = "WishRejected";
+}
+
+impl News for WishRejected {
+    fn key(&self) -> Option<String> {
+        Some(self.id.clone())
+    }
+}
+
+/// Somebody wants a name gone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RemovalWanted {
+    /// The name.
+    pub name: String,
+}
+
+impl Fact for RemovalWanted {
+    const NAME: &'static str = "RemovalWanted";
+}
+
+impl Work for RemovalWanted {
+    fn id(&self) -> String {
+        token(&["rm", &self.name])
+    }
+
+    fn rejected(&self, reason: Reason) -> Announcement {
+        Announcement::of(&WishRejected { id: self.id(), reason })
+    }
+}
+
+/// A name points to nothing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NameRemoved {
+    /// The id of the work.
+    pub id: String,
+    /// The name.
+    pub name: String,
+    /// Whether it pointed to something before.
+    pub existed: bool,
+}
+
+impl Fact for NameRemoved {
+    const NAME: &'static str = "NameRemoved";
+}
+
+impl News for NameRemoved {
+    fn key(&self) -> Option<String> {
+        Some(self.id.clone())
+    }
+}
+
+/// Somebody wants what a name points to re-hashed at rest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AuditWanted {
+    /// The name, for the report.
+    pub name: String,
+    /// What it points to.
+    pub root: Descriptor,
+}
+
+impl Fact for AuditWanted {
+    const NAME: &'static str = "AuditWanted";
+}
+
+impl Work for AuditWanted {
+    fn id(&self) -> String {
+        token(&["audit", &self.name, self.root.digest.as_str()])
+    }
+
+    fn rejected(&self, reason: Reason) -> Announcement {
+        Announcement::of(&WishRejected { id: self.id(), reason })
+    }
+}
+
+/// What is wrong with a stored blob.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "problem")]
+pub enum Problem {
+    /// Its bytes hash to something else, or have another length than its parent says.
+    Corrupt {
+        /// The blob.
+        digest: Digest,
+        /// What was found instead.
+        found: String,
+    },
+    /// It is not there.
+    Missing {
+        /// The blob.
+        digest: Digest,
+    },
+    /// It does not say what its parent says it says.
+    Invalid {
+        /// The blob.
+        digest: Digest,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// What a name points to was re-hashed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AuditFinished {
+    /// The id of the work.
+    pub id: String,
+    /// The name.
+    pub name: String,
+    /// Blobs read.
+    pub blobs: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Children of indexes that were never fetched (other platforms).
+    pub absent_platforms: u64,
+    /// The first problems found, at most 100.
+    pub problems: Vec<Problem>,
+}
+
+impl Fact for AuditFinished {
+    const NAME: &'static str = "AuditFinished";
+}
+
+impl News for AuditFinished {
+    fn key(&self) -> Option<String> {
+        Some(self.id.clone())
+    }
+}
+
+/// What to do when the remote name is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PushMode {
+    /// Fail if it holds something else.
+    #[default]
+    IfAbsent,
+    /// Replace it.
+    Replace,
+}
+
+/// Somebody wants an image in a registry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PushWanted {
+    /// What to push.
+    pub root: Descriptor,
+    /// Where to.
+    pub to: Reference,
+    /// What to do when it is taken.
+    pub mode: PushMode,
+}
+
+impl Fact for PushWanted {
+    const NAME: &'static str = "PushWanted";
+}
+
+impl Work for PushWanted {
+    fn id(&self) -> String {
+        let mode = format!("{:?}", self.mode);
+        token(&["push", self.root.digest.as_str(), &self.to.to_string(), &mode])
+    }
+
+    fn rejected(&self, reason: Reason) -> Announcement {
+        let id = self.id();
+        Announcement::of(&WishRejected { id, reason })
+    }
+}
+
+/// An image is in a registry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImagePushed {
+    /// The id of the work.
+    pub id: String,
+    /// Where it is.
+    pub to: Reference,
+    /// What was pushed, byte for byte.
+    pub root: Descriptor,
+    /// Blobs that had to be sent.
+    pub sent_blobs: u64,
+    /// Bytes that had to be sent.
+    pub sent_bytes: u64,
+}
+
+impl Fact for ImagePushed {
+    const NAME: &'static str = "ImagePushed";
+}
+
+impl News for ImagePushed {
+    fn key(&self) -> Option<String> {
+        Some(self.id.clone())
+    }
+}

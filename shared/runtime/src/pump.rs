@@ -1,0 +1,209 @@
+//! From fact to command to fact.
+
+use std::time::{Duration, Instant};
+
+use actix::dev::ToEnvelope;
+use actix::{Actor, Addr, Handler, Message};
+use larder_bus::{BusError, Delivery, Heard, MessageId, Queue};
+use larder_messages::{Announcement, Envelope, Job, News, Reason, ReasonKind, Work};
+
+use crate::voice::{payload, queue};
+use crate::{Runtime, Voice, metrics};
+
+/// How long to wait before trying again to reach a bus that is away.
+const BUS_RETRY: Duration = Duration::from_secs(1);
+
+/// What a handler returns to the pump.
+pub type Outcome = Result<Says, Failure>;
+
+/// What is to be said before the work is acknowledged.
+#[derive(Default)]
+pub struct Says {
+    work: Vec<(Queue, String, serde_json::Value)>,
+    news: Vec<Announcement>,
+}
+
+/// Why work was not done, and whether trying again may help.
+#[derive(Debug)]
+pub struct Failure {
+    /// What to tell those who wait when it is given up.
+    pub reason: Reason,
+    /// When to try again; `None` when that would not help.
+    pub retry_after: Option<Duration>,
+}
+
+impl Says {
+    /// Asks for further work.
+    #[must_use]
+    pub fn work<F: Work>(mut self, fact: &F) -> Self {
+        let json = serde_json::to_value(fact).expect("facts are plain data");
+        self.work.push((queue::<F>(), fact.id(), json));
+        self
+    }
+
+    /// Tells the world.
+    #[must_use]
+    pub fn news<N: News>(mut self, fact: &N) -> Self {
+        self.news.push(Announcement::of(fact));
+        self
+    }
+
+    async fn utter(&self, voice: &Voice, job: &Job) -> Result<(), BusError> {
+        for (queue, id, fact) in &self.work {
+            let id: MessageId = id.parse()?;
+            voice.bus().say(queue, &id, payload(job, fact)).await?;
+        }
+        for news in &self.news {
+            voice.utter(job, news).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Runtime {
+    /// Has `actor` do the work that facts of kind `F` ask for, at most `in_flight_max` at a time; `command` turns the fact into
+    /// what the actor obeys.
+    pub fn listen<F, A, C>(
+        &self,
+        in_flight_max: usize,
+        actor: Addr<A>,
+        command: impl Fn(F, Job) -> C + Send + Sync + 'static,
+    ) where
+        F: Work,
+        A: Actor + Handler<C>,
+        A::Context: ToEnvelope<A, C>,
+        C: Message<Result = Outcome> + Send + 'static,
+    {
+        let runtime = self.clone();
+        let command = std::sync::Arc::new(command);
+        let tasks = self.tasks.clone();
+        let pump = async move {
+            let mut worker = loop {
+                match runtime.voice.bus().work(&queue::<F>(), in_flight_max).await {
+                    Ok(worker) => break worker,
+                    Err(error) => {
+                        tracing::error!(fact = F::NAME, %error, "cannot listen; trying again");
+                    }
+                }
+                tokio::time::sleep(BUS_RETRY).await;
+            };
+            loop {
+                let delivery = match worker.next().await {
+                    Ok(Heard::Work(delivery)) => delivery,
+                    Ok(Heard::Dead(letter)) => {
+                        runtime.mourn::<F>(&letter.payload, letter.attempts).await;
+                        continue;
+                    }
+                    Err(error) => {
+                        tracing::debug!(fact = F::NAME, %error, "no more work");
+                        return;
+                    }
+                };
+                let (runtime, actor) = (runtime.clone(), actor.clone());
+                let command = std::sync::Arc::clone(&command);
+                let task = async move {
+                    let asked = |fact, job| actor.send(command(fact, job));
+                    runtime.handle::<F, _, _>(delivery, asked).await;
+                };
+                tasks.spawn(task);
+            }
+        };
+        let stopping = self.stopping();
+        self.spawn(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = pump => {}
+            }
+        });
+    }
+
+    async fn handle<F, R, E>(&self, delivery: Delivery, ask: impl FnOnce(F, Job) -> R)
+    where
+        F: Work,
+        R: Future<Output = Result<Outcome, E>>,
+        E: std::fmt::Display,
+    {
+        let begun = Instant::now();
+        let Ok(envelope) = serde_json::from_slice::<Envelope<F>>(&delivery.payload) else {
+            metrics::JOBS.with_label_values(&[F::NAME, "unreadable"]).inc();
+            settled(delivery.bury("not a fact of this kind").await);
+            return;
+        };
+        let job = envelope.job.clone();
+        let answer = with_progress(&delivery, ask(envelope.fact, envelope.job)).await;
+        let outcome = match answer {
+            Ok(Ok(says)) => self.finish(&job, delivery, &says).await,
+            Ok(Err(failure)) => self.fail::<F>(&job, delivery, failure).await,
+            Err(error) => {
+                tracing::error!(fact = F::NAME, job = %job.id, %error, "the actor is gone");
+                settled(delivery.retry(BUS_RETRY).await);
+                "retried"
+            }
+        };
+        metrics::JOBS.with_label_values(&[F::NAME, outcome]).inc();
+        metrics::STAGE_SECONDS.with_label_values(&[F::NAME]).observe(begun.elapsed().as_secs_f64());
+    }
+
+    async fn finish(&self, job: &Job, delivery: Delivery, says: &Says) -> &'static str {
+        if let Err(error) = says.utter(&self.voice, job).await {
+            tracing::warn!(job = %job.id, %error, "cannot say what was done; it will be done again");
+            settled(delivery.retry(BUS_RETRY).await);
+            return "retried";
+        }
+        settled(delivery.ack().await);
+        "done"
+    }
+
+    async fn fail<F: Work>(&self, job: &Job, delivery: Delivery, failure: Failure) -> &'static str {
+        let message = &failure.reason.message;
+        if let Some(after) = failure.retry_after
+            && delivery.attempt < queue::<F>().attempts_max()
+        {
+            tracing::warn!(fact = F::NAME, job = %job.id, attempt = delivery.attempt, message, "trying again");
+            settled(delivery.retry(after).await);
+            return "retried";
+        }
+        tracing::info!(fact = F::NAME, job = %job.id, message, "rejected");
+        if let Ok(envelope) = serde_json::from_slice::<Envelope<F>>(&delivery.payload) {
+            let news = envelope.fact.rejected(failure.reason);
+            if let Err(error) = self.voice.utter(job, &news).await {
+                tracing::warn!(job = %job.id, %error, "cannot say why it was rejected");
+            }
+        }
+        settled(delivery.ack().await);
+        "rejected"
+    }
+
+    /// Tells those who wait that every worker that tried has died.
+    async fn mourn<F: Work>(&self, payload: &[u8], attempts: u32) {
+        metrics::JOBS.with_label_values(&[F::NAME, "dead"]).inc();
+        let Ok(envelope) = serde_json::from_slice::<Envelope<F>>(payload) else {
+            return;
+        };
+        let message = format!("given up after {attempts} workers did not finish it");
+        tracing::error!(fact = F::NAME, job = %envelope.job.id, message);
+        let news = envelope.fact.rejected(Reason::new(ReasonKind::Abandoned, message));
+        if let Err(error) = self.voice.utter(&envelope.job, &news).await {
+            tracing::warn!(%error, "cannot say that work was given up");
+        }
+    }
+}
+
+/// Awaits `answer`, saying often enough that the worker lives.
+async fn with_progress<T>(delivery: &Delivery, answer: impl Future<Output = T>) -> T {
+    let mut answer = std::pin::pin!(answer);
+    let every = Duration::from_millis(1_500);
+    loop {
+        match tokio::time::timeout(every, &mut answer).await {
+            Ok(answer) => return answer,
+            Err(_) => settled(delivery.progress().await),
+        }
+    }
+}
+
+/// An acknowledgement that does not arrive costs a repetition, which is harmless.
+fn settled(result: Result<(), BusError>) {
+    if let Err(error) = result {
+        tracing::debug!(%error, "an acknowledgement was lost");
+    }
+}

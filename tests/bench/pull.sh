@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Measures `larder pull` against crane, skopeo and a bare receive-hash-write loop, in turn, from one registry in memory
+# into stores in memory, and prints medians and ratios.
+#
+#   tests/bench/pull.sh
+#
+# Settings by environment: LARDER_BENCH_ROUNDS (5, besides one to warm up), LARDER_BENCH_LAYERS (8) of
+# LARDER_BENCH_LAYER_MIB (256) each for the image "big", LARDER_BENCH_IMAGES ("big debian"), LARDER_BENCH_TOOLS
+# ("larder crane skopeo floor"), LARDER_BENCH_MEMORY (/dev/shm), LARDER_BENCH_SKOPEO (another skopeo than PATH's).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+# shellcheck source=tests/tools.sh
+. tests/tools.sh
+
+target=${CARGO_TARGET_DIR:-$PWD/target}
+case " ${LARDER_BENCH_TOOLS:-larder} " in
+    *' larder '*) cargo build --release --locked --package larder-cli --bin larder ;;
+esac
+cargo build --release --locked --package larder-tests --example floor
+debian=
+case " ${LARDER_BENCH_IMAGES:-debian} " in
+    # Larger than what the tests use, so that there is something to measure.
+    *' debian '*) debian=$(tests/make-debian-image.sh "$target/tools/fixtures/debian-12-bench" git perl python3) ;;
+esac
+export LARDER_BENCH_DEBIAN=$debian LARDER_BENCH_BIN=$target/release
+exec python3 tests/bench/pull.py

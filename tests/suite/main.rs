@@ -1,0 +1,5 @@
+//! Suites that run the real thing.
+
+#![allow(clippy::unwrap_used)]
+
+mod harness;
