@@ -53,8 +53,11 @@ pub(crate) fn load(cli: &Cli) -> Result<Config, Failure> {
         }
         Some(file) => figment = figment.merge(Toml::file_exact(file)),
         None => {
-            let personal = folder("XDG_CONFIG_HOME", ".config").map(|folder| folder.join("larder/larder.toml"));
-            for file in personal.into_iter().chain([PathBuf::from("larder.toml")]).filter(|file| file.exists()) {
+            let personal =
+                folder("XDG_CONFIG_HOME", ".config").map(|folder| folder.join("larder/larder.toml"));
+            for file in
+                personal.into_iter().chain([PathBuf::from("larder.toml")]).filter(|file| file.exists())
+            {
                 figment = figment.merge(Toml::file_exact(file));
             }
         }

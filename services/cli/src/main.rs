@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod failure;
 mod progress;
+mod screen;
 mod store;
 mod wiring;
 
@@ -12,8 +13,8 @@ use std::io::Write;
 
 use args::{Cli, Command};
 use clap::Parser;
-use commands::Screen;
 use failure::Failure;
+use screen::Screen;
 
 fn main() {
     // First of all: whichever TLS client comes first would otherwise choose for all.

@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use larder_oci::Digest;
 use larder_provider::{Progress, Watch};
 
-use crate::commands::Screen;
+use crate::screen::Screen;
 
 /// Bars shown at a time; more would scroll a terminal away.
 const BARS_MAX: usize = 12;
@@ -84,10 +84,8 @@ impl Watch for Bars {
             known.bar = Some(self.screen.insert_before(&self.total, bar));
         }
         // A blob that had to begin anew goes back.
-        self.total.set_position(
-            self.total.position() + blob.received_bytes
-                - known.received_bytes.min(self.total.position() + blob.received_bytes),
-        );
+        self.total.inc(blob.received_bytes.saturating_sub(known.received_bytes));
+        self.total.dec(known.received_bytes.saturating_sub(blob.received_bytes));
         known.received_bytes = blob.received_bytes;
         if let Some(bar) = &known.bar {
             bar.set_position(blob.received_bytes);

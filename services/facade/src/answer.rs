@@ -16,19 +16,15 @@ const ASK_AGAIN_EVERY: Duration = Duration::from_secs(2);
 const WARN_AFTER: Duration = Duration::from_secs(10);
 
 impl Facade {
-    /// Asks for `work` and waits until `answer` recognises the news that answer it, or the wish is rejected.
-    pub(crate) async fn ask<F: Work, A: News>(
-        &self,
-        work: &F,
-        answer: impl Fn(&Heard) -> Option<A>,
-    ) -> Result<A, ProviderError> {
+    /// Asks for `work` and waits for the news that answer it.
+    pub(crate) async fn ask<F: Work, A: News>(&self, work: &F) -> Result<A, ProviderError> {
         let id = work.id();
         let topics = [topic::<A>(Some(&id)), topic::<WishRejected>(Some(&id))];
         self.ask_on(&topics, work, |heard| {
             if let Some(rejected) = heard.of::<WishRejected>() {
                 return Some(Err(rejected.reason));
             }
-            answer(heard).map(Ok)
+            heard.of::<A>().map(Ok)
         })
         .await
     }

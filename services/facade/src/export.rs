@@ -13,7 +13,7 @@ use larder_provider::{Name, ProviderError};
 use larder_runtime::metrics;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use crate::{Facade, blob_error, catalog_error, invalid};
+use crate::{Facade, blob_error, catalog_error};
 
 /// How an image is written out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +97,9 @@ impl Facade {
         }
         if let Some(first) = closure.missing.first() {
             let count = closure.missing.len();
-            let message =
-                format!("{typed} is incomplete: {count} of its blobs missing, first {first}; pull it again");
+            let message = format!(
+                "{count} blobs of {typed} are not in the cache, first {first}; pull it (for these platforms) first"
+            );
             return Err(ProviderError::Partial(message));
         }
         if let Some(error) = platforms.and_then(|platforms| closure.uncovered(platforms)) {
@@ -116,13 +117,9 @@ impl Facade {
         let Kind::Index(index) = document.kind() else {
             return Ok(root);
         };
-        let selection = select(index, platforms).map_err(|error| match error {
-            larder_oci::OciError::PlatformNotFound { .. } => {
-                ProviderError::PlatformNotFound(error.to_string())
-            }
-            error => invalid(&error),
-        })?;
-        let mut images = selection.wanted.into_iter().filter(|child| child.attests().is_none());
+        let selected = select(index, platforms).complete();
+        let selected = selected.map_err(|error| ProviderError::PlatformNotFound(error.to_string()))?;
+        let mut images = selected.into_iter().filter(|child| child.attests().is_none());
         match (images.next(), images.next()) {
             (Some(only), None) if wanted.len() == 1 => Ok(only),
             _ => Ok(root),

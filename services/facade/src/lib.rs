@@ -181,7 +181,7 @@ impl CacheProvider for Facade {
         for name in canonical.as_deref().into_iter().chain([name]) {
             if self.named(name).await?.is_some() {
                 let wanted = RemovalWanted { name: name.to_owned() };
-                let removed = self.ask(&wanted, |heard| heard.of::<NameRemoved>()).await?;
+                let removed: NameRemoved = self.ask(&wanted).await?;
                 return Ok(removed.existed);
             }
         }
@@ -191,7 +191,7 @@ impl CacheProvider for Facade {
     async fn verify(&self, name: &str) -> Result<Audit, ProviderError> {
         let found = self.require(name).await?;
         let wanted = AuditWanted { name: found.name, root: found.descriptor };
-        let finished = self.ask(&wanted, |heard| heard.of::<AuditFinished>()).await?;
+        let finished: AuditFinished = self.ask(&wanted).await?;
         Ok(Audit {
             name: finished.name,
             blobs: finished.blobs,
@@ -205,7 +205,7 @@ impl CacheProvider for Facade {
         let found = self.require(name).await?;
         let mode = if replace { PushMode::Replace } else { PushMode::IfAbsent };
         let wanted = PushWanted { root: found.descriptor, to: to.clone(), mode };
-        let pushed = self.ask(&wanted, |heard| heard.of::<ImagePushed>()).await?;
+        let pushed: ImagePushed = self.ask(&wanted).await?;
         let ImagePushed { to, root, sent_blobs, sent_bytes, .. } = pushed;
         Ok(Pushed { to, root, sent_blobs, sent_bytes })
     }

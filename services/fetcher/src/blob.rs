@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use actix::{Context, Handler};
 use larder_blobs::{BlobError, Claim, Ingest};
 use larder_messages::{BlobProgress, BlobStored, BlobWanted, Job};
-use larder_registry::Chunk;
+use larder_registry::{Chunk, Client};
 use larder_runtime::{Outcome, Says, metrics, on_pool};
 
 use crate::{FetchError, Fetcher, Ports};
@@ -46,6 +46,7 @@ impl Handler<FetchBlob> for Fetcher {
 
 async fn fetch(ports: &Ports, job: &Job, wanted: &BlobWanted) -> Result<BlobStored, FetchError> {
     let stored = |size, fetched_bytes| BlobStored { digest: wanted.blob.digest.clone(), size, fetched_bytes };
+    let mut registry = ports.registry.clone();
     loop {
         let claim = ports.blobs.ingest(&wanted.blob.digest, Some(wanted.blob.size)).await;
         let ingest = match claim.map_err(|source| store_error(wanted, source))? {
@@ -54,15 +55,22 @@ async fn fetch(ports: &Ports, job: &Job, wanted: &BlobWanted) -> Result<BlobStor
         };
         let resumed = ingest.offset() > 0;
         let received = if wanted.blob.is_manifest() {
-            manifest(ports, wanted, ingest).await
+            manifest(&registry, wanted, ingest).await
         } else {
-            stream(ports, job, wanted, ingest).await
+            stream(ports, &registry, job, wanted, ingest).await
         };
         match received {
             // What an earlier try has left was bad, not what came now: it is gone, so once more from the start.
             Err(FetchError::Store { source: BlobError::Corrupt { .. }, .. }) if resumed => {
                 tracing::warn!(digest = %wanted.blob.digest, "what an earlier try had left was damaged");
             }
+            Err(error) if error.is_integrity() => match registry.past_mirrors(wanted.from.registry()) {
+                Some(past_mirrors) => {
+                    tracing::warn!(digest = %wanted.blob.digest, "what a mirror gave did not hold");
+                    registry = past_mirrors;
+                }
+                None => return Err(error),
+            },
             Err(error) => return Err(error),
             Ok(bytes) => {
                 metrics::BYTES.with_label_values(&["store_in"]).inc_by(wanted.blob.size);
@@ -72,9 +80,9 @@ async fn fetch(ports: &Ports, job: &Job, wanted: &BlobWanted) -> Result<BlobStor
     }
 }
 
-async fn manifest(ports: &Ports, wanted: &BlobWanted, mut ingest: Ingest) -> Result<u64, FetchError> {
+async fn manifest(registry: &Client, wanted: &BlobWanted, mut ingest: Ingest) -> Result<u64, FetchError> {
     let at = wanted.from.at(&wanted.blob.digest);
-    let document = ports.registry.manifest(&at).await.map_err(|source| upstream_error(wanted, source))?;
+    let document = registry.manifest(&at).await.map_err(|source| upstream_error(wanted, source))?;
     let bytes = document.bytes().clone();
     let length = bytes.len() as u64;
     let write = async {
@@ -90,6 +98,7 @@ async fn manifest(ports: &Ports, wanted: &BlobWanted, mut ingest: Ingest) -> Res
 
 async fn stream(
     ports: &Ports,
+    registry: &Client,
     job: &Job,
     wanted: &BlobWanted,
     mut ingest: Ingest,
@@ -101,7 +110,7 @@ async fn stream(
     let mut received = 0;
     // All of it may be there already, and only the commit be missing.
     if offset < blob.size || blob.size == 0 {
-        let opened = ports.registry.blob(from, &blob.digest, Some(blob.size), offset).await;
+        let opened = registry.blob(from, &blob.digest, Some(blob.size), offset).await;
         let mut chunks = opened.map_err(upstream)?;
         let mut at = offset;
         let mut told = Instant::now();

@@ -1,10 +1,15 @@
 //! Why an image or a blob could not be brought in.
 
+use std::time::Duration;
+
 use larder_blobs::BlobError;
 use larder_messages::{Reason, ReasonKind};
 use larder_oci::{OciError, Reference};
 use larder_registry::RegistryError;
 use larder_runtime::Failure;
+
+/// How long to leave an object store alone that could not be reached.
+const STORE_RETRY: Duration = Duration::from_secs(2);
 
 /// A fetch that failed.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +50,17 @@ pub enum FetchError {
     Interrupted,
 }
 
+impl FetchError {
+    /// Whether what came did not hold to its digest or size.
+    pub(crate) fn is_integrity(&self) -> bool {
+        match self {
+            Self::Upstream { source, .. } => source.is_integrity(),
+            Self::Store { source, .. } => source.is_integrity(),
+            _ => false,
+        }
+    }
+}
+
 impl From<FetchError> for Failure {
     fn from(error: FetchError) -> Self {
         let kind = match &error {
@@ -55,12 +71,14 @@ impl From<FetchError> for Failure {
             FetchError::Blob(reason) => reason.kind,
             FetchError::Interrupted => ReasonKind::Abandoned,
         };
-        let interrupted = matches!(error, FetchError::Interrupted);
-        Self {
-            reason: Reason::of(kind, &error),
-            // The registry client and the object store have tried again on their own; only a lost worker is worth another.
-            retry_after: interrupted.then_some(std::time::Duration::ZERO),
-        }
+        let retry_after = match &error {
+            FetchError::Interrupted => Some(Duration::ZERO),
+            // An object store that restarts is away for longer than its client tries.
+            FetchError::Store { source: BlobError::Objects { .. }, .. } => Some(STORE_RETRY),
+            // The registry client has tried again on its own, and a disk does not get better.
+            _ => None,
+        };
+        Self { reason: Reason::of(kind, &error), retry_after }
     }
 }
 
@@ -71,6 +89,7 @@ fn upstream_kind(error: &RegistryError) -> ReasonKind {
         | RegistryError::Denied { .. }
         | RegistryError::Credentials { .. } => ReasonKind::Denied,
         RegistryError::Unsupported { .. } => ReasonKind::Unsupported,
+        RegistryError::InvalidDocument { .. } => ReasonKind::Integrity,
         error if error.is_integrity() => ReasonKind::Integrity,
         _ => ReasonKind::Upstream,
     }

@@ -59,6 +59,8 @@ struct Fetch<'a> {
 impl Fetch<'_> {
     async fn image(&mut self) -> Result<ImageStored, FetchError> {
         let (root, document) = self.resolve().await?;
+        self.ports.resolved.remember(self.job.id, &root);
+        self.count(std::slice::from_ref(&root));
         self.refuse_wrong_platform(&document).await?;
         let mut plan = Plan::new(self.wanted.platforms.clone());
         plan.add(&document).map_err(|source| self.image_error(source))?;
@@ -71,12 +73,15 @@ impl Fetch<'_> {
                 let bytes = usize::try_from(large.size).unwrap_or(usize::MAX);
                 return Err(self.image_error(OciError::TooLarge { bytes, max: MANIFEST_BYTES_MAX }));
             }
+            self.count(&level);
             self.bring(&level).await?;
             for child in &level {
                 let document = self.stored_document(child).await?;
                 plan.add(&document).map_err(|source| self.image_error(source))?;
             }
         }
+        plan.refuse_missing().map_err(|source| self.image_error(source))?;
+        self.count(&plan.blobs);
         self.bring(&plan.blobs).await?;
         Ok(ImageStored {
             wanted: self.wanted.wanted_id(),
@@ -90,6 +95,12 @@ impl Fetch<'_> {
     /// Finds what the reference points to, and stores it.
     async fn resolve(&mut self) -> Result<(Descriptor, Document), FetchError> {
         let reference = &self.wanted.reference;
+        if let Some(root) = self.ports.resolved.root(self.job.id)
+            && let Some(bytes) = self.stored_bytes(&root.digest).await?
+        {
+            let document = Document::parse(bytes, Some(&root.media_type));
+            return Ok((root, document.map_err(|source| self.image_error(source))?));
+        }
         if let Some(known) = &self.wanted.known
             && (!self.wanted.revalidate || self.is_still(known).await?)
             && let Some(bytes) = self.stored_bytes(&known.digest).await?
@@ -106,8 +117,6 @@ impl Fetch<'_> {
         let document =
             self.ports.registry.manifest(reference).await.map_err(|source| self.upstream_error(source))?;
         let root = describe(&document, reference);
-        self.fetched.blobs += 1;
-        self.fetched.bytes += root.size;
         self.fetched.fetched_blobs += 1;
         self.fetched.fetched_bytes += root.size;
         let put = self.ports.blobs.put(&root.digest, document.bytes().clone()).await;
@@ -131,7 +140,7 @@ impl Fetch<'_> {
             Ok(bytes) => Ok(Some(bytes)),
             Err(BlobError::NotFound(_)) => Ok(None),
             Err(error) if error.is_integrity() => {
-                tracing::warn!(%digest, %error, "a stored manifest is damaged; it is fetched again");
+                tracing::warn!(%digest, %error, "a stored document is damaged; it is fetched again");
                 self.ports.blobs.delete(digest).await.map_err(|source| self.store_error(source))?;
                 Ok(None)
             }
@@ -157,7 +166,10 @@ impl Fetch<'_> {
         self.bring(std::slice::from_ref(&image.config)).await?;
         let read = self.ports.blobs.read_small(&image.config.digest, MANIFEST_BYTES_MAX as u64).await;
         let config = Config::parse(&read.map_err(|source| self.store_error(source))?);
-        let platform = config.map_err(|source| self.image_error(source))?.platform;
+        // What names no platform runs nowhere, or anywhere: a signature, for example.
+        let Some(platform) = config.map_err(|source| self.image_error(source))?.platform else {
+            return Ok(());
+        };
         let missing: Vec<_> = wanted.into_iter().filter(|wish| !wish.accepts(&platform)).collect();
         if missing.is_empty() {
             return Ok(());
@@ -165,11 +177,16 @@ impl Fetch<'_> {
         Err(self.image_error(OciError::PlatformNotFound { wanted: missing, present: vec![platform] }))
     }
 
+    fn count(&mut self, blobs: &[Descriptor]) {
+        self.fetched.blobs += blobs.len() as u64;
+        // Sizes are a stranger's claims: together they may exceed any number.
+        let sizes = blobs.iter().map(|blob| blob.size);
+        self.fetched.bytes = sizes.fold(self.fetched.bytes, u64::saturating_add);
+    }
+
     /// Returns when all of `blobs` are stored.
     async fn bring(&mut self, blobs: &[Descriptor]) -> Result<(), FetchError> {
         let mut missing = self.missing(blobs).await?;
-        self.fetched.blobs += blobs.len() as u64;
-        self.fetched.bytes += blobs.iter().map(|blob| blob.size).sum::<u64>();
         for blob in blobs.iter().filter(|blob| !missing.contains_key(&blob.digest)) {
             self.tell(blob, blob.size, true).await;
         }
@@ -198,9 +215,17 @@ impl Fetch<'_> {
         Ok(())
     }
 
+    /// Those of `blobs` that are not there with their size. Of documents, which are small, also the digest counts.
     async fn missing(&self, blobs: &[Descriptor]) -> Result<HashMap<Digest, Descriptor>, FetchError> {
         let missing = self.ports.blobs.missing(blobs).await.map_err(|source| self.store_error(source))?;
-        Ok(missing.into_iter().map(|blob| (blob.digest.clone(), blob)).collect())
+        let by_digest = |blob: Descriptor| (blob.digest.clone(), blob);
+        let mut missing: HashMap<_, _> = missing.into_iter().map(by_digest).collect();
+        for blob in blobs.iter().filter(|blob| is_document(blob)) {
+            if !missing.contains_key(&blob.digest) && self.stored_bytes(&blob.digest).await?.is_none() {
+                missing.insert(blob.digest.clone(), blob.clone());
+            }
+        }
+        Ok(missing)
     }
 
     async fn ask(&self, blobs: impl Iterator<Item = &Descriptor>) -> Result<(), FetchError> {
@@ -268,6 +293,11 @@ impl Fetch<'_> {
     fn image_error(&self, source: OciError) -> FetchError {
         FetchError::Image { reference: self.wanted.reference.clone(), source }
     }
+}
+
+fn is_document(blob: &Descriptor) -> bool {
+    let read = blob.is_manifest() || media_type::is_config(&blob.media_type);
+    read && blob.size <= MANIFEST_BYTES_MAX as u64
 }
 
 /// Describes `document` by the digest it was asked for by, if it was.

@@ -7,6 +7,7 @@ mod blob;
 mod error;
 mod image;
 mod plan;
+mod resolved;
 
 use std::sync::Arc;
 
@@ -42,6 +43,7 @@ pub(crate) struct Ports {
     pub(crate) blobs: Blobs,
     pub(crate) registry: Client,
     pub(crate) voice: Voice,
+    pub(crate) resolved: resolved::Resolved,
 }
 
 /// The fetcher.
@@ -55,7 +57,12 @@ impl Actor for Fetcher {
 
 /// Starts a fetcher that hears [`ImageWanted`] and [`BlobWanted`].
 pub fn start(runtime: &Runtime, config: &Config, blobs: Blobs, registry: Client) {
-    let ports = Arc::new(Ports { blobs, registry, voice: runtime.voice().clone() });
+    let ports = Arc::new(Ports {
+        blobs,
+        registry,
+        voice: runtime.voice().clone(),
+        resolved: resolved::Resolved::default(),
+    });
     let fetcher = Fetcher { ports }.start();
     runtime.listen(config.images_in_flight_max, fetcher.clone(), |wanted: ImageWanted, job| FetchImage {
         wanted,

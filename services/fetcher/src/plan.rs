@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use larder_oci::{
-    Descriptor, Digest, Document, INDEX_DEPTH_MAX, INDEX_DESCRIPTORS_MAX, Kind, OciError, PlatformSet, select,
+    Descriptor, Digest, Document, INDEX_DEPTH_MAX, INDEX_DESCRIPTORS_MAX, Kind, OciError, Platform,
+    PlatformSet, media_type, select,
 };
 
 /// What is known of an image so far.
@@ -11,6 +12,10 @@ pub(crate) struct Plan {
     platforms: PlatformSet,
     depth: usize,
     seen: HashSet<Digest>,
+    /// What the indexes say they have.
+    offered: Vec<Platform>,
+    /// Whether there are images whose index does not say what they run on.
+    undecided: bool,
     /// Manifests to read next.
     pub(crate) manifests: Vec<Descriptor>,
     /// Configurations and layers found.
@@ -19,7 +24,15 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn new(platforms: PlatformSet) -> Self {
-        Self { platforms, depth: 0, seen: HashSet::new(), manifests: Vec::new(), blobs: Vec::new() }
+        Self {
+            platforms,
+            depth: 0,
+            seen: HashSet::new(),
+            offered: Vec::new(),
+            undecided: false,
+            manifests: Vec::new(),
+            blobs: Vec::new(),
+        }
     }
 
     /// Takes the manifests to read next; their children are one level deeper.
@@ -34,7 +47,13 @@ impl Plan {
     /// Notes what `document` points to. What was seen before, a cycle for example, is not followed again.
     pub(crate) fn add(&mut self, document: &Document) -> Result<(), OciError> {
         let children: Vec<Descriptor> = match document.kind() {
-            Kind::Index(index) => select(index, &self.platforms)?.wanted,
+            Kind::Index(index) => {
+                let selection = select(index, &self.platforms);
+                self.offered.extend(selection.offered.iter().cloned());
+                self.undecided |= index.manifests.iter().any(says_no_platform);
+                // Only the root can tell by itself that a platform is missing.
+                if self.depth == 0 { selection.complete()? } else { selection.wanted }
+            }
             Kind::Image(_) => document.children().into_iter().cloned().collect(),
         };
         for child in children {
@@ -50,4 +69,24 @@ impl Plan {
         }
         Ok(())
     }
+
+    /// Refuses, once all manifests are known, platforms that none of the indexes has.
+    pub(crate) fn refuse_missing(&self) -> Result<(), OciError> {
+        let PlatformSet::Only(wanted) = &self.platforms else {
+            return Ok(());
+        };
+        if self.offered.is_empty() || self.undecided {
+            return Ok(());
+        }
+        let missing = |wish: &&Platform| !self.offered.iter().any(|platform| wish.accepts(platform));
+        let missing: Vec<Platform> = wanted.iter().filter(missing).cloned().collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(OciError::PlatformNotFound { wanted: missing, present: self.offered.clone() })
+    }
+}
+
+fn says_no_platform(child: &Descriptor) -> bool {
+    child.platform.is_none() && child.artifact_type.is_none() && media_type::is_image(&child.media_type)
 }

@@ -2,7 +2,7 @@
 
 use larder_blobs::BlobError;
 use larder_messages::{Reason, ReasonKind};
-use larder_oci::{OciError, Reference};
+use larder_oci::{Digest, OciError, Reference};
 use larder_registry::RegistryError;
 use larder_runtime::Failure;
 
@@ -15,6 +15,14 @@ pub enum PushError {
     Taken {
         /// The name.
         to: Reference,
+    },
+    /// A child of the index is neither in the cache nor in the registry.
+    #[error("cannot push to {to}: {child} of its index was never fetched; pull it with --platform all first")]
+    Sparse {
+        /// The name.
+        to: Reference,
+        /// The child.
+        child: Digest,
     },
     /// The registry did not take it.
     #[error("cannot push to {to}")]
@@ -54,7 +62,9 @@ impl From<PushError> for Failure {
                 source if source.is_integrity() => ReasonKind::Integrity,
                 _ => ReasonKind::Upstream,
             },
-            PushError::Store { source: BlobError::NotFound(_), .. } => ReasonKind::Incomplete,
+            PushError::Sparse { .. } | PushError::Store { source: BlobError::NotFound(_), .. } => {
+                ReasonKind::Incomplete
+            }
             PushError::Store { source, .. } if source.is_integrity() => ReasonKind::Integrity,
             PushError::Store { .. } => ReasonKind::Storage,
             PushError::Image { .. } => ReasonKind::Unsupported,

@@ -90,9 +90,25 @@ async fn push(ports: &Ports, wanted: &PushWanted) -> Result<ImagePushed, PushErr
         }
     }
     let document = stored(ports, wanted, root).await?;
+    refuse_sparse(ports, wanted, &document).await?;
     push_children(ports, wanted, &document, &mut pushed, 0).await?;
     push_manifest(ports, wanted, to, &document, &mut pushed).await?;
     Ok(pushed)
+}
+
+/// Refuses, before anything is sent, an index of which a child is neither here nor there.
+async fn refuse_sparse(ports: &Ports, wanted: &PushWanted, document: &Document) -> Result<(), PushError> {
+    let Kind::Index(index) = document.kind() else {
+        return Ok(());
+    };
+    let absent = ports.blobs.missing(&index.manifests).await;
+    for child in absent.map_err(|source| PushError::Store { to: wanted.to.clone(), source })? {
+        let there = ports.registry.head_manifest(&wanted.to.at(&child.digest)).await;
+        if there.map_err(|source| PushError::Upstream { to: wanted.to.clone(), source })?.is_none() {
+            return Err(PushError::Sparse { to: wanted.to.clone(), child: child.digest });
+        }
+    }
+    Ok(())
 }
 
 async fn stored(ports: &Ports, wanted: &PushWanted, at: &Descriptor) -> Result<Document, PushError> {

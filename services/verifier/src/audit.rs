@@ -59,7 +59,7 @@ async fn audit(blobs: &Blobs, wanted: &AuditWanted) -> Result<AuditFinished, Blo
     let mut reads = futures::stream::iter(reads).buffer_unordered(BLOBS_IN_FLIGHT_MAX);
     while let Some((read, blob)) = reads.next().await {
         finished.blobs += 1;
-        finished.bytes += blob.size;
+        finished.bytes = finished.bytes.saturating_add(blob.size);
         metrics::BYTES.with_label_values(&["store_out"]).inc_by(blob.size);
         match read {
             Ok(()) => {}

@@ -17,6 +17,8 @@ pub struct Closure {
     pub missing: Vec<Digest>,
     /// Children of indexes that are not wanted or were never fetched.
     pub absent_platforms: u64,
+    /// What the indexes found say they have, wanted or not.
+    pub offered: Vec<Platform>,
     /// What the images found run on.
     pub platforms: Vec<Platform>,
     /// Manifests that cannot be what their parent says, with the reason.
@@ -82,7 +84,9 @@ async fn children(
     match scope {
         // A platform that is not there is found missing once all images are known: another index may have it.
         Scope::Wanted(platforms) => {
-            Ok(select(index, platforms).map(|selection| selection.wanted).unwrap_or_default())
+            let selection = select(index, platforms);
+            closure.offered.extend(selection.offered);
+            Ok(selection.wanted)
         }
         Scope::Present => {
             let mut present = Vec::new();
@@ -135,14 +139,15 @@ fn agree(at: &Descriptor, image: &larder_oci::Image, config: Config, closure: &m
         let what = format!("it names {} diff ids for {layers} layers", config.diff_ids.len());
         closure.invalid.push((image.config.digest.clone(), what));
     }
-    if let Some(declared) = at.platform.as_ref().filter(|platform| !platform.is_unknown()) {
-        if declared.os != config.platform.os || declared.architecture != config.platform.architecture {
-            let what = format!("it runs on {}, but its index says {declared}", config.platform);
-            closure.invalid.push((image.config.digest.clone(), what));
-        }
-        closure.platforms.push(declared.clone());
-    } else if at.platform.is_none() {
-        closure.platforms.push(config.platform);
+    let declared = at.platform.clone().filter(|platform| !platform.is_unknown());
+    if let (Some(declared), Some(own)) = (&declared, &config.platform)
+        && (declared.os != own.os || declared.architecture != own.architecture)
+    {
+        let what = format!("it runs on {own}, but its index says {declared}");
+        closure.invalid.push((image.config.digest.clone(), what));
+    }
+    if at.platform.is_none() || declared.is_some() {
+        closure.platforms.extend(declared.or(config.platform));
     }
 }
 
@@ -153,12 +158,12 @@ impl Closure {
             return None;
         };
         // Artifacts run nowhere and have no platform to compare.
-        if self.platforms.is_empty() && self.absent_platforms == 0 && self.missing.is_empty() {
+        if self.platforms.is_empty() && self.offered.is_empty() {
             return None;
         }
         let covered = |wish: &&Platform| !self.platforms.iter().any(|platform| wish.accepts(platform));
         let missing: Vec<Platform> = wanted.iter().filter(covered).cloned().collect();
-        let present = self.platforms.clone();
+        let present = if self.offered.is_empty() { &self.platforms } else { &self.offered }.clone();
         (!missing.is_empty()).then_some(OciError::PlatformNotFound { wanted: missing, present })
     }
 

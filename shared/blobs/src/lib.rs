@@ -103,7 +103,7 @@ impl Blobs {
     /// # Errors
     /// As [`Blobs::size`].
     pub async fn missing(&self, wanted: &[Descriptor]) -> Result<Vec<Descriptor>, BlobError> {
-        let looks = wanted.to_vec().into_iter().map(|blob| {
+        let looks = wanted.iter().cloned().map(|blob| {
             let blobs = self.clone();
             async move { Ok::<_, BlobError>((!blobs.has(&blob).await?).then_some(blob)) }
         });

@@ -142,12 +142,7 @@ pub struct Delivery {
 impl Delivery {
     /// Makes a delivery that `settle` answers for; for buses and for decorators of buses.
     pub fn new(id: MessageId, attempt: u32, payload: Bytes, settle: Box<dyn Settle>) -> Self {
-        Self {
-            id,
-            attempt,
-            payload,
-            settle,
-        }
+        Self { id, attempt, payload, settle }
     }
 
     /// Ends the message: the work is done. Also when the deadline has passed and another worker has it meanwhile.
@@ -215,10 +210,7 @@ pub(crate) fn check_in_flight(in_flight_max: usize) -> Result<(), BusError> {
     if (1..=tokio::sync::Semaphore::MAX_PERMITS).contains(&in_flight_max) {
         return Ok(());
     }
-    Err(BusError::InvalidConfig {
-        key: "in_flight_max",
-        why: "is out of range",
-    })
+    Err(BusError::InvalidConfig { key: "in_flight_max", why: "is out of range" })
 }
 
 /// Refuses payloads the bus does not carry.
@@ -226,8 +218,5 @@ pub(crate) fn check_size(payload: &Bytes) -> Result<(), BusError> {
     if payload.len() <= PAYLOAD_BYTES_MAX {
         return Ok(());
     }
-    Err(BusError::TooLarge {
-        bytes: payload.len(),
-        bytes_max: PAYLOAD_BYTES_MAX,
-    })
+    Err(BusError::TooLarge { bytes: payload.len(), bytes_max: PAYLOAD_BYTES_MAX })
 }

@@ -61,38 +61,18 @@ impl Config {
     /// Refuses values that no bus can honour.
     pub(crate) fn check(&self) -> Result<(), BusError> {
         let rules = [
-            (
-                self.connect_timeout_ms > 0,
-                "connect_timeout_ms",
-                "must not be 0",
-            ),
-            (
-                self.request_timeout_ms > 0,
-                "request_timeout_ms",
-                "must not be 0",
-            ),
+            (self.connect_timeout_ms > 0, "connect_timeout_ms", "must not be 0"),
+            (self.request_timeout_ms > 0, "request_timeout_ms", "must not be 0"),
             (
                 is_token(&self.stream_prefix),
                 "stream_prefix",
                 "must be one word of letters, digits, `_` and `-`",
             ),
-            (
-                (1..=5).contains(&self.replicas),
-                "replicas",
-                "must be 1 to 5",
-            ),
+            ((1..=5).contains(&self.replicas), "replicas", "must be 1 to 5"),
             (self.work_age_s_max > 0, "work_age_s_max", "must not be 0"),
             (self.in_work_max > 0, "in_work_max", "must not be 0"),
-            (
-                self.dead_letters_max > 0,
-                "dead_letters_max",
-                "must not be 0",
-            ),
-            (
-                self.dead_letter_age_s_max > 0,
-                "dead_letter_age_s_max",
-                "must not be 0",
-            ),
+            (self.dead_letters_max > 0, "dead_letters_max", "must not be 0"),
+            (self.dead_letter_age_s_max > 0, "dead_letter_age_s_max", "must not be 0"),
             (self.news_buffer_max > 0, "news_buffer_max", "must not be 0"),
         ];
         match rules.into_iter().find(|(holds, ..)| !holds) {
@@ -116,25 +96,13 @@ mod tests {
 
     #[test]
     fn refuses_a_prefix_that_is_no_word() {
-        let config = Config {
-            stream_prefix: "a.b".to_owned(),
-            ..Config::default()
-        };
-        assert!(matches!(
-            config.check(),
-            Err(BusError::InvalidConfig {
-                key: "stream_prefix",
-                ..
-            })
-        ));
+        let config = Config { stream_prefix: "a.b".to_owned(), ..Config::default() };
+        assert!(matches!(config.check(), Err(BusError::InvalidConfig { key: "stream_prefix", .. })));
     }
 
     #[test]
     fn refuses_unknown_keys_and_fills_in_defaults() {
-        assert_eq!(
-            serde_json::from_str::<Config>("{}").unwrap(),
-            Config::default()
-        );
+        assert_eq!(serde_json::from_str::<Config>("{}").unwrap(), Config::default());
         assert!(serde_json::from_str::<Config>(r#"{"replica": 3}"#).is_err());
     }
 }

@@ -110,10 +110,7 @@ pub enum BusError {
 impl BusError {
     /// Tells whether the same call may succeed later without anybody changing anything.
     pub fn heals(&self) -> bool {
-        matches!(
-            self,
-            Self::Connect { .. } | Self::Nats { .. } | Self::Full { .. }
-        )
+        matches!(self, Self::Connect { .. } | Self::Nats { .. } | Self::Full { .. })
     }
 
     /// Names a failed act of the server.
@@ -121,9 +118,6 @@ impl BusError {
         act: &'static str,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self::Nats {
-            act,
-            source: source.into(),
-        }
+        Self::Nats { act, source: source.into() }
     }
 }

@@ -60,11 +60,7 @@ struct Listener {
 
 impl Office {
     fn check_open(&self) -> Result<(), BusError> {
-        if self.closed.load(Ordering::Acquire) {
-            Err(BusError::Closed)
-        } else {
-            Ok(())
-        }
+        if self.closed.load(Ordering::Acquire) { Err(BusError::Closed) } else { Ok(()) }
     }
 
     fn bury(&self, letter: Letter) {
@@ -103,9 +99,7 @@ impl Bus for MemoryBus {
         self.office.check_open()?;
         let desk = self.desk(queue);
         let said = lock(&desk.line).put(id, payload, queue.depth_max());
-        let said = said.ok_or_else(|| BusError::Full {
-            queue: queue.name().to_owned(),
-        })?;
+        let said = said.ok_or_else(|| BusError::Full { queue: queue.name().to_owned() })?;
         desk.changed.notify_waiters();
         Ok(said)
     }
@@ -146,10 +140,7 @@ impl Bus for MemoryBus {
         let (news, heard) = mpsc::channel(self.news_buffer_max);
         let mut listeners = lock(&self.listeners);
         listeners.retain(|listener| !listener.news.is_closed());
-        listeners.push(Listener {
-            topics: topics.to_vec(),
-            news,
-        });
+        listeners.push(Listener { topics: topics.to_vec(), news });
         Ok(Box::new(MemoryNews(heard)))
     }
 
@@ -158,12 +149,7 @@ impl Bus for MemoryBus {
     }
 
     async fn dead_letters(&self, limit: usize) -> Result<Vec<Letter>, BusError> {
-        Ok(lock(&self.office.dead)
-            .iter()
-            .rev()
-            .take(limit)
-            .cloned()
-            .collect())
+        Ok(lock(&self.office.dead).iter().rev().take(limit).cloned().collect())
     }
 
     fn news_missed(&self) -> u64 {
@@ -198,27 +184,16 @@ struct MemoryWorker {
 #[async_trait]
 impl Worker for MemoryWorker {
     async fn next(&mut self) -> Result<Heard, BusError> {
-        let slot = Arc::clone(&self.slots)
-            .acquire_owned()
-            .await
-            .expect("slots are never closed");
+        let slot = Arc::clone(&self.slots).acquire_owned().await.expect("slots are never closed");
         loop {
             // Waiting begins before looking, or a message put in between would wake nobody.
             let mut changed = pin!(self.desk.changed.notified());
             changed.as_mut().enable();
             self.office.check_open()?;
-            let taken = lock(&self.desk.line).take(
-                Instant::now(),
-                self.queue.ack_wait(),
-                self.queue.attempts_max(),
-            );
+            let taken =
+                lock(&self.desk.line).take(Instant::now(), self.queue.ack_wait(), self.queue.attempts_max());
             match taken {
-                Taken::Work {
-                    sequence,
-                    id,
-                    attempt,
-                    payload,
-                } => {
+                Taken::Work { sequence, id, attempt, payload } => {
                     let lease = Lease {
                         desk: Arc::clone(&self.desk),
                         office: Arc::clone(&self.office),
@@ -227,18 +202,9 @@ impl Worker for MemoryWorker {
                         attempt,
                         _slot: slot,
                     };
-                    return Ok(Heard::Work(Delivery::new(
-                        id,
-                        attempt,
-                        payload,
-                        Box::new(lease),
-                    )));
+                    return Ok(Heard::Work(Delivery::new(id, attempt, payload, Box::new(lease))));
                 }
-                Taken::Spent {
-                    id,
-                    attempts,
-                    payload,
-                } => {
+                Taken::Spent { id, attempts, payload } => {
                     let letter = letter(&self.queue, id, attempts, spent_reason(attempts), payload);
                     self.office.bury(letter.clone());
                     return Ok(Heard::Dead(letter));
@@ -254,14 +220,7 @@ impl Worker for MemoryWorker {
 }
 
 fn letter(queue: &Queue, id: MessageId, attempts: u32, reason: String, payload: Bytes) -> Letter {
-    Letter {
-        queue: queue.name().to_owned(),
-        id,
-        attempts,
-        reason,
-        payload,
-        time: SystemTime::now(),
-    }
+    Letter { queue: queue.name().to_owned(), id, attempts, reason, payload, time: SystemTime::now() }
 }
 
 /// The hold of a worker on one message.
@@ -302,13 +261,7 @@ impl Settle for Lease {
     async fn bury(&self, reason: &str) -> Result<(), BusError> {
         let removed = lock(&self.desk.line).remove(self.sequence);
         if let Some((id, payload)) = removed {
-            self.office.bury(letter(
-                &self.queue,
-                id,
-                self.attempt,
-                reason.to_owned(),
-                payload,
-            ));
+            self.office.bury(letter(&self.queue, id, self.attempt, reason.to_owned(), payload));
         }
         Ok(())
     }

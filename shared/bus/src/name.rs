@@ -23,11 +23,7 @@ fn token(what: &'static str, name: &str) -> Result<Arc<str>, BusError> {
         return Ok(name.into());
     }
     let name = name.chars().take(NAME_CHARS_MAX).collect();
-    Err(BusError::InvalidName {
-        what,
-        name,
-        chars_max: NAME_CHARS_MAX,
-    })
+    Err(BusError::InvalidName { what, name, chars_max: NAME_CHARS_MAX })
 }
 
 macro_rules! token_name {
@@ -83,11 +79,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self {
-            ack_wait_ms: 30_000,
-            attempts_max: 5,
-            depth_max: 10_000,
-        }
+        Self { ack_wait_ms: 30_000, attempts_max: 5, depth_max: 10_000 }
     }
 }
 
@@ -107,20 +99,11 @@ impl Queue {
         let rules = [
             (policy.ack_wait_ms > 0, "ack_wait_ms"),
             (policy.attempts_max > 0, "attempts_max"),
-            (
-                policy.depth_max > 0 && i64::try_from(policy.depth_max).is_ok(),
-                "depth_max",
-            ),
+            (policy.depth_max > 0 && i64::try_from(policy.depth_max).is_ok(), "depth_max"),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {
-            Some((_, key)) => Err(BusError::InvalidConfig {
-                key,
-                why: "is out of range",
-            }),
-            None => Ok(Self {
-                name: token("queue name", name)?,
-                policy,
-            }),
+            Some((_, key)) => Err(BusError::InvalidConfig { key, why: "is out of range" }),
+            None => Ok(Self { name: token("queue name", name)?, policy }),
         }
     }
 
@@ -173,15 +156,6 @@ mod tests {
     #[test]
     fn refuses_a_policy_with_a_zero() {
         assert!(Queue::new("q", Policy::default()).is_ok());
-        assert!(
-            Queue::new(
-                "q",
-                Policy {
-                    attempts_max: 0,
-                    ..Policy::default()
-                }
-            )
-            .is_err()
-        );
+        assert!(Queue::new("q", Policy { attempts_max: 0, ..Policy::default() }).is_err());
     }
 }

@@ -47,25 +47,14 @@ impl NatsBus {
         let link = Link::new();
         let client = connect::connect(&address, config, &link, deadline).await?;
         let hub = Hub::new(client, Layout::new(config), link);
-        connect::persist(deadline, async || {
-            hub.ensure_stream(hub.layout.dead_stream()).await
-        })
-        .await?;
-        Ok(Self {
-            hub: Arc::new(hub),
-            request_timeout: config.request_timeout(),
-        })
+        connect::persist(deadline, async || hub.ensure_stream(hub.layout.dead_stream()).await).await?;
+        Ok(Self { hub: Arc::new(hub), request_timeout: config.request_timeout() })
     }
 
     /// Waits until the server has handled everything sent so far. A flush only empties our own buffer; the answer that nobody listens to a
     /// subject where nobody ever does comes after all the server was told before.
     async fn round_trip(&self) -> Result<(), BusError> {
-        match self
-            .hub
-            .client
-            .request(self.hub.layout.nobody_subject(), Bytes::new())
-            .await
-        {
+        match self.hub.client.request(self.hub.layout.nobody_subject(), Bytes::new()).await {
             Err(error) if error.kind() != RequestErrorKind::NoResponders => {
                 Err(BusError::nats("reach the server", error))
             }
@@ -84,19 +73,12 @@ impl Bus for NatsBus {
         let stream = || layout.work_stream(queue);
         let said = self
             .hub
-            .publish(
-                stream,
-                &layout.work_stream_name(queue),
-                &layout.work_subject(queue, id),
-                message,
-            )
+            .publish(stream, &layout.work_stream_name(queue), &layout.work_subject(queue, id), message)
             .await;
         match said {
             Ok(()) => Ok(Said::Queued),
             Err(Refusal::SameId) => Ok(Said::AlreadyQueued),
-            Err(Refusal::Full) => Err(BusError::Full {
-                queue: queue.name().to_owned(),
-            }),
+            Err(Refusal::Full) => Err(BusError::Full { queue: queue.name().to_owned() }),
             Err(refusal) => Err(refusal.into_error("put a message on a queue")),
         }
     }
@@ -104,9 +86,7 @@ impl Bus for NatsBus {
     async fn work(&self, queue: &Queue, in_flight_max: usize) -> Result<Box<dyn Worker>, BusError> {
         check_in_flight(in_flight_max)?;
         self.hub.check_open()?;
-        Ok(Box::new(
-            NatsWorker::join(Arc::clone(&self.hub), queue.clone(), in_flight_max).await?,
-        ))
+        Ok(Box::new(NatsWorker::join(Arc::clone(&self.hub), queue.clone(), in_flight_max).await?))
     }
 
     async fn announce(&self, topic: &Topic, payload: Bytes) -> Result<(), BusError> {
@@ -115,9 +95,7 @@ impl Bus for NatsBus {
         // The buffer to a lost server fills up, and then publishing waits.
         let sent = timeout(
             self.request_timeout,
-            self.hub
-                .client
-                .publish(self.hub.layout.news_subject(topic), payload),
+            self.hub.client.publish(self.hub.layout.news_subject(topic), payload),
         )
         .await;
         sent.map_err(|elapsed| BusError::nats("announce news", elapsed))?
@@ -128,30 +106,18 @@ impl Bus for NatsBus {
         self.hub.check_open()?;
         let mut subscribers = Vec::with_capacity(topics.len());
         for topic in topics.iter().collect::<BTreeSet<_>>() {
-            let subscriber = self
-                .hub
-                .client
-                .subscribe(self.hub.layout.news_subject(topic))
-                .await;
-            subscribers
-                .push(subscriber.map_err(|error| BusError::nats("subscribe to news", error))?);
+            let subscriber = self.hub.client.subscribe(self.hub.layout.news_subject(topic)).await;
+            subscribers.push(subscriber.map_err(|error| BusError::nats("subscribe to news", error))?);
         }
         self.round_trip().await?;
         Ok(Box::new(NatsNews(select_all(subscribers))))
     }
 
     async fn depths(&self, queue: &Queue) -> Result<Depth, BusError> {
-        let stream = match self
-            .hub
-            .jetstream
-            .get_stream(self.hub.layout.work_stream_name(queue))
-            .await
-        {
+        let stream = match self.hub.jetstream.get_stream(self.hub.layout.work_stream_name(queue)).await {
             Ok(stream) => stream,
             Err(error) => match error.kind() {
-                GetStreamErrorKind::JetStream(told)
-                    if told.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-                {
+                GetStreamErrorKind::JetStream(told) if told.error_code() == ErrorCode::STREAM_NOT_FOUND => {
                     return Ok(Depth::default());
                 }
                 _ => return Err(BusError::nats("count messages", error)),
@@ -163,10 +129,7 @@ impl Bus for NatsBus {
             Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => 0,
             Err(error) => return Err(BusError::nats("count messages", error)),
         };
-        Ok(Depth {
-            queued: held.saturating_sub(in_work),
-            in_work,
-        })
+        Ok(Depth { queued: held.saturating_sub(in_work), in_work })
     }
 
     async fn dead_letters(&self, limit: usize) -> Result<Vec<Letter>, BusError> {
@@ -199,14 +162,8 @@ struct NatsNews(SelectAll<Subscriber>);
 impl News for NatsNews {
     async fn next(&mut self) -> Option<(Topic, Bytes)> {
         loop {
-            let Message {
-                subject, payload, ..
-            } = self.0.next().await?;
-            if let Some(topic) = subject
-                .rsplit('.')
-                .next()
-                .and_then(|topic| topic.parse().ok())
-            {
+            let Message { subject, payload, .. } = self.0.next().await?;
+            if let Some(topic) = subject.rsplit('.').next().and_then(|topic| topic.parse().ok()) {
                 return Some((topic, payload));
             }
         }

@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::{Bus, BusError, Depth, Heard, PAYLOAD_BYTES_MAX, Policy, Said, Topic};
 use stage::{
-    ACK_WAIT, CALM, EARLY_MAX, PATIENCE, ack, assert_calm, fresh, heard, id, letters_of, patient,
-    policy, queue, say, work, worker,
+    ACK_WAIT, CALM, EARLY_MAX, PATIENCE, ack, assert_calm, fresh, heard, id, letters_of, patient, policy,
+    queue, say, work, worker,
 };
 
 /// Runs everything, side by side.
@@ -51,10 +51,7 @@ pub async fn at_least_once(a: &Arc<dyn Bus>, b: &Arc<dyn Bus>) {
     let mut ids = Vec::new();
     for _ in 0..20 {
         let delivery = work(&mut worker).await;
-        assert_eq!(
-            format!("id-{}", String::from_utf8_lossy(&delivery.payload)),
-            delivery.id.as_str()
-        );
+        assert_eq!(format!("id-{}", String::from_utf8_lossy(&delivery.payload)), delivery.id.as_str());
         assert_eq!(delivery.attempt, 1);
         ids.push(delivery.id.clone());
         ack(delivery).await;
@@ -76,11 +73,7 @@ pub async fn redelivers_after_deadline(a: &Arc<dyn Bus>, b: &Arc<dyn Bus>) {
     };
     let begun = Instant::now();
     let again = work(&mut other).await;
-    assert!(
-        begun.elapsed() + EARLY_MAX >= ACK_WAIT,
-        "redelivered after {:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() + EARLY_MAX >= ACK_WAIT, "redelivered after {:?}", begun.elapsed());
     assert_eq!(
         (again.id.clone(), again.attempt, again.payload.clone()),
         (held.id.clone(), 2, held.payload.clone())
@@ -130,22 +123,14 @@ pub async fn retry_after_delay(a: &Arc<dyn Bus>, b: &Arc<dyn Bus>) {
     let queue = patient("retry");
     let mut worker = worker(b, &queue, 1).await;
     say(a, &queue, 1).await;
-    work(&mut worker)
-        .await
-        .retry(Duration::ZERO)
-        .await
-        .expect("it is given back");
+    work(&mut worker).await.retry(Duration::ZERO).await.expect("it is given back");
     let again = work(&mut worker).await;
     assert_eq!(again.attempt, 2);
     let begun = Instant::now();
     again.retry(ACK_WAIT).await.expect("it is given back");
     let again = work(&mut worker).await;
     assert_eq!(again.attempt, 3);
-    assert!(
-        begun.elapsed() + EARLY_MAX >= ACK_WAIT,
-        "retried after {:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() + EARLY_MAX >= ACK_WAIT, "retried after {:?}", begun.elapsed());
     ack(again).await;
 }
 
@@ -165,38 +150,20 @@ pub async fn late_ack_still_counts(a: &Arc<dyn Bus>, b: &Arc<dyn Bus>) {
 
 /// A message that uses up its attempts is buried, and the worker hears of it.
 pub async fn bounded_attempts_then_dead_letter(a: &Arc<dyn Bus>, b: &Arc<dyn Bus>) {
-    let queue = queue(
-        "spent",
-        Policy {
-            attempts_max: 2,
-            ..policy()
-        },
-    );
+    let queue = queue("spent", Policy { attempts_max: 2, ..policy() });
     let mut worker = worker(b, &queue, 1).await;
     say(a, &queue, 7).await;
     drop(work(&mut worker).await);
-    work(&mut worker)
-        .await
-        .retry(Duration::ZERO)
-        .await
-        .expect("it is given back");
-    let Heard::Dead(letter) = heard(&mut worker).await else {
-        panic!("delivered a third time")
-    };
+    work(&mut worker).await.retry(Duration::ZERO).await.expect("it is given back");
+    let Heard::Dead(letter) = heard(&mut worker).await else { panic!("delivered a third time") };
     assert_eq!((letter.id.clone(), letter.attempts), (id(7), 2));
     assert_eq!(letter.payload, "7");
-    let [kept] = &letters_of(a, &queue).await[..] else {
-        panic!("not exactly one letter")
-    };
+    let [kept] = &letters_of(a, &queue).await[..] else { panic!("not exactly one letter") };
     assert_eq!(
         (&kept.id, kept.attempts, &kept.reason, &kept.payload),
         (&letter.id, 2, &letter.reason, &letter.payload)
     );
-    assert_eq!(
-        say(a, &queue, 7).await,
-        Said::Queued,
-        "the id is free again"
-    );
+    assert_eq!(say(a, &queue, 7).await, Said::Queued, "the id is free again");
     ack(work(&mut worker).await).await;
 }
 
@@ -206,31 +173,17 @@ pub async fn buries_on_demand(a: &Arc<dyn Bus>, b: &Arc<dyn Bus>) {
     let mut worker = worker(b, &queue, 1).await;
     for n in 1..=2 {
         say(a, &queue, n).await;
-        work(&mut worker)
-            .await
-            .bury("no such image: ä\r\nX: y")
-            .await
-            .expect("it is buried");
+        work(&mut worker).await.bury("no such image: ä\r\nX: y").await.expect("it is buried");
     }
     let letters = letters_of(a, &queue).await;
     assert_eq!(
-        letters
-            .iter()
-            .map(|letter| letter.id.clone())
-            .collect::<Vec<_>>(),
+        letters.iter().map(|letter| letter.id.clone()).collect::<Vec<_>>(),
         [id(2), id(1)],
         "newest first"
     );
-    assert!(
-        letters[0].reason.starts_with("no such image: ä"),
-        "{:?}",
-        letters[0].reason
-    );
+    assert!(letters[0].reason.starts_with("no such image: ä"), "{:?}", letters[0].reason);
     assert!(letters[0].time.elapsed().is_ok_and(|age| age < PATIENCE));
-    assert_eq!(
-        a.depths(&queue).await.expect("depths can be counted"),
-        Depth::default()
-    );
+    assert_eq!(a.depths(&queue).await.expect("depths can be counted"), Depth::default());
 }
 
 /// A second message of one id is not taken while the first waits or is in work.
@@ -261,35 +214,18 @@ pub async fn accepts_id_again_after_ack(a: &Arc<dyn Bus>, b: &Arc<dyn Bus>) {
 
 /// A full queue takes nothing more, other queues do; one settled message makes room for one.
 pub async fn full_queue_refuses(a: &Arc<dyn Bus>, b: &Arc<dyn Bus>) {
-    let queue = queue(
-        "full",
-        Policy {
-            ack_wait_ms: 60_000,
-            depth_max: 3,
-            ..policy()
-        },
-    );
+    let queue = queue("full", Policy { ack_wait_ms: 60_000, depth_max: 3, ..policy() });
     for n in 0..3 {
         say(a, &queue, n).await;
     }
     let refused = b.say(&queue, &id(3), Bytes::new()).await;
-    assert!(
-        matches!(&refused, Err(BusError::Full { queue: full }) if full == queue.name()),
-        "{refused:?}"
-    );
-    assert_eq!(
-        say(a, &queue, 0).await,
-        Said::AlreadyQueued,
-        "what is there is there"
-    );
+    assert!(matches!(&refused, Err(BusError::Full { queue: full }) if full == queue.name()), "{refused:?}");
+    assert_eq!(say(a, &queue, 0).await, Said::AlreadyQueued, "what is there is there");
     assert_eq!(say(a, &patient("roomy"), 0).await, Said::Queued);
     let mut worker = worker(b, &queue, 3).await;
     let held = work(&mut worker).await;
     assert!(
-        matches!(
-            a.say(&queue, &id(3), Bytes::new()).await,
-            Err(BusError::Full { .. })
-        ),
+        matches!(a.say(&queue, &id(3), Bytes::new()).await, Err(BusError::Full { .. })),
         "in work is in the queue"
     );
     ack(held).await;
@@ -340,20 +276,14 @@ pub async fn dropped_next_loses_nothing(a: &Arc<dyn Bus>, b: &Arc<dyn Bus>) {
 /// Of all workers of a queue, one hears each message.
 pub async fn one_of_the_group_hears(a: &Arc<dyn Bus>, b: &Arc<dyn Bus>) {
     let queue = patient("group");
-    let mut workers = [
-        worker(a, &queue, 2).await,
-        worker(b, &queue, 2).await,
-        worker(b, &queue, 1).await,
-    ];
+    let mut workers = [worker(a, &queue, 2).await, worker(b, &queue, 2).await, worker(b, &queue, 1).await];
     for n in 0..30 {
         say(a, &queue, n).await;
     }
     let shares = join_all(workers.iter_mut().map(async |worker| {
         let mut share = Vec::new();
         while let Ok(heard) = timeout(CALM, worker.next()).await {
-            let Ok(Heard::Work(delivery)) = heard else {
-                panic!("no work: {heard:?}")
-            };
+            let Ok(Heard::Work(delivery)) = heard else { panic!("no work: {heard:?}") };
             share.push(delivery.id.clone());
             ack(delivery).await;
         }
@@ -374,30 +304,12 @@ pub async fn counts_depths(a: &Arc<dyn Bus>, b: &Arc<dyn Bus>) {
     for n in 0..3 {
         say(a, &queue, n).await;
     }
-    assert_eq!(
-        depth().await,
-        Depth {
-            queued: 3,
-            in_work: 0
-        }
-    );
+    assert_eq!(depth().await, Depth { queued: 3, in_work: 0 });
     let mut worker = worker(a, &queue, 1).await;
     let held = work(&mut worker).await;
-    assert_eq!(
-        depth().await,
-        Depth {
-            queued: 2,
-            in_work: 1
-        }
-    );
+    assert_eq!(depth().await, Depth { queued: 2, in_work: 1 });
     ack(held).await;
-    assert_eq!(
-        depth().await,
-        Depth {
-            queued: 2,
-            in_work: 0
-        }
-    );
+    assert_eq!(depth().await, Depth { queued: 2, in_work: 0 });
 }
 
 /// All who listen to a topic hear what is announced on it, each topic in its order, and nothing else.
@@ -406,16 +318,10 @@ pub async fn news_reach_all_listeners(a: &Arc<dyn Bus>, b: &Arc<dyn Bus>) {
     let (one, two, other) = (topic(), topic(), topic());
     let mut listeners = Vec::new();
     for bus in [a, b, b] {
-        listeners.push(
-            bus.news(&[one.clone(), two.clone()])
-                .await
-                .expect("anybody may listen"),
-        );
+        listeners.push(bus.news(&[one.clone(), two.clone()]).await.expect("anybody may listen"));
     }
     for (topic, payload) in [(&one, "1"), (&other, "2"), (&one, "3"), (&two, "4")] {
-        a.announce(topic, payload.into())
-            .await
-            .expect("it is announced");
+        a.announce(topic, payload.into()).await.expect("it is announced");
     }
     for listener in &mut listeners {
         let (mut of_one, mut of_two) = (Vec::new(), Vec::new());
@@ -424,17 +330,10 @@ pub async fn news_reach_all_listeners(a: &Arc<dyn Bus>, b: &Arc<dyn Bus>) {
                 .await
                 .expect("news come in time")
                 .expect("the bus is open");
-            let of = if heard.0 == one {
-                &mut of_one
-            } else {
-                &mut of_two
-            };
+            let of = if heard.0 == one { &mut of_one } else { &mut of_two };
             of.push(heard);
         }
-        assert_eq!(
-            of_one,
-            [(one.clone(), "1".into()), (one.clone(), "3".into())]
-        );
+        assert_eq!(of_one, [(one.clone(), "1".into()), (one.clone(), "3".into())]);
         assert_eq!(of_two, [(two.clone(), "4".into())]);
     }
 }
@@ -446,22 +345,11 @@ pub async fn refuses_oversized_payload(a: &Arc<dyn Bus>, b: &Arc<dyn Bus>) {
     let large = Bytes::from(vec![7; PAYLOAD_BYTES_MAX]);
     let larger = Bytes::from(vec![7; PAYLOAD_BYTES_MAX + 1]);
     let refused = a.say(&queue, &id(1), larger.clone()).await;
-    assert!(
-        matches!(refused, Err(BusError::TooLarge { .. })),
-        "{refused:?}"
-    );
-    assert!(matches!(
-        a.announce(&topic, larger).await,
-        Err(BusError::TooLarge { .. })
-    ));
-    a.say(&queue, &id(1), large.clone())
-        .await
-        .expect("it just fits");
+    assert!(matches!(refused, Err(BusError::TooLarge { .. })), "{refused:?}");
+    assert!(matches!(a.announce(&topic, larger).await, Err(BusError::TooLarge { .. })));
+    a.say(&queue, &id(1), large.clone()).await.expect("it just fits");
     let mut worker = worker(b, &queue, 1).await;
     let delivery = work(&mut worker).await;
     assert_eq!(delivery.payload, large);
-    delivery
-        .bury("too long to read")
-        .await
-        .expect("it fits among the dead as well");
+    delivery.bury("too long to read").await.expect("it fits among the dead as well");
 }

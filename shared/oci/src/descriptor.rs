@@ -16,7 +16,8 @@ pub struct Descriptor {
     pub media_type: String,
     /// Its address.
     pub digest: Digest,
-    /// Its size in bytes.
+    /// Its size in bytes; no more than a signed number holds, as the specification has it.
+    #[serde(deserialize_with = "signed")]
     pub size: u64,
     /// What it runs on, in an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,6 +34,11 @@ fn null_as_empty<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, String>, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+fn signed<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let size = i64::deserialize(deserializer)?;
+    u64::try_from(size).map_err(|_| serde::de::Error::custom(format_args!("{size} is no size")))
 }
 
 impl Descriptor {

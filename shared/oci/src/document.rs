@@ -1,8 +1,12 @@
 //! Manifests and indexes, kept byte for byte beside what they say.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use bytes::Bytes;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::{Descriptor, Digest, OciError, media_type};
 
@@ -58,13 +62,36 @@ struct Raw {
     schema_version: u32,
     media_type: Option<String>,
     artifact_type: Option<String>,
-    config: Option<Descriptor>,
-    layers: Option<Vec<Descriptor>>,
-    manifests: Option<Vec<Descriptor>>,
-    subject: Option<Descriptor>,
+    config: Option<Object<Descriptor>>,
+    layers: Option<Vec<Object<Descriptor>>>,
+    manifests: Option<Vec<Object<Descriptor>>>,
+    subject: Option<Object<Descriptor>>,
     // Only schema 1 documents have these two.
     fs_layers: Option<IgnoredAny>,
     signatures: Option<IgnoredAny>,
+}
+
+/// What is read from an object alone. Derived code would also take a list of the fields by their place, as no other tool does.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
 }
 
 impl Document {
@@ -86,7 +113,7 @@ impl Document {
         if let Some(text) = declared.as_deref().filter(|text| media_type::is_schema1(text)) {
             return Err(OciError::Unsupported(text.to_owned()));
         }
-        let raw: Raw = serde_json::from_slice(&bytes)
+        let Object(raw): Object<Raw> = serde_json::from_slice(&bytes)
             .map_err(|source| OciError::Malformed { what: "manifest", source })?;
         if raw.schema_version == 1 || raw.fs_layers.is_some() || raw.signatures.is_some() {
             let schema1 = "application/vnd.docker.distribution.manifest.v1+json";
@@ -160,16 +187,17 @@ impl Raw {
             let (what, max) = ("descriptors", INDEX_DESCRIPTORS_MAX);
             return Err(OciError::TooMany { what, max });
         }
+        let subject = self.subject.map(|Object(subject)| subject);
+        let all = |objects: Vec<Object<Descriptor>>| objects.into_iter().map(|Object(one)| one).collect();
         match (self.manifests, self.config, self.layers) {
             (Some(manifests), None, None) if media_type::is_index(media_type) => {
-                let subject = self.subject.map(Box::new);
-                Ok(Kind::Index(Index { manifests, subject }))
+                Ok(Kind::Index(Index { manifests: all(manifests), subject: subject.map(Box::new) }))
             }
-            (None, Some(config), Some(layers)) if media_type::is_image(media_type) => {
+            (None, Some(Object(config)), Some(layers)) if media_type::is_image(media_type) => {
                 Ok(Kind::Image(Box::new(Image {
                     config,
-                    layers,
-                    subject: self.subject,
+                    layers: all(layers),
+                    subject,
                     artifact_type: self.artifact_type,
                 })))
             }
@@ -212,7 +240,7 @@ mod tests {
 
     #[test]
     fn refuses_sizes_that_are_not_counts_of_bytes() {
-        for size in ["-1", "9223372036854775808000", "1.5", "\"1\"", "null"] {
+        for size in ["-1", "9223372036854775808", "9223372036854775808000", "1.5", "\"1\"", "null"] {
             assert!(parse(&image(size), None).is_err(), "size {size} was taken");
         }
     }
@@ -227,6 +255,9 @@ mod tests {
         assert!(matches!(parse(&lying, Some(media_type::OCI_MANIFEST)), Err(OciError::Ambiguous(_))));
         let twice = image("0").replacen('{', r#"{"layers":[],"#, 1);
         assert!(matches!(parse(&twice, None), Err(OciError::Malformed { .. })));
+        let blob = format!(r#"["x/y","{EMPTY}",0]"#);
+        let listed = format!(r#"{{"schemaVersion":2,"config":{blob},"layers":[{blob}]}}"#);
+        assert!(matches!(parse(&listed, None), Err(OciError::Malformed { .. })));
     }
 
     #[test]

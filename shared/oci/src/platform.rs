@@ -29,7 +29,7 @@ impl Platform {
     /// The platform this process runs on, as containers see it: `linux` unless on Windows.
     pub fn host() -> Self {
         let os = if cfg!(windows) { "windows" } else { "linux" };
-        Self::new(os, std::env::consts::ARCH, None)
+        Self::new(os, &oci_spec::image::Arch::default().to_string(), None)
     }
 
     fn new(os: &str, architecture: &str, variant: Option<&str>) -> Self {
@@ -177,6 +177,15 @@ mod tests {
         check("linux/arm", "linux/arm/v6", true);
         check("linux/x86_64", "linux/amd64", true);
         check("linux/amd64", "windows/amd64", false);
+    }
+
+    #[test]
+    fn host_is_named_as_images_name_it() {
+        let host = Platform::host().to_string();
+        assert!(
+            ["linux/amd64", "linux/arm64"].contains(&host.as_str()) || !cfg!(target_os = "linux"),
+            "{host}"
+        );
     }
 
     #[test]

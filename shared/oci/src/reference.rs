@@ -59,10 +59,10 @@ impl Reference {
         }
     }
 
-    /// The same repository at `digest`.
+    /// The same repository at `digest`, and at no tag.
     #[must_use]
     pub fn at(&self, digest: &Digest) -> Self {
-        Self { digest: Some(digest.clone()), ..self.clone() }
+        Self { tag: None, digest: Some(digest.clone()), ..self.clone() }
     }
 
     /// The same repository at `tag`.

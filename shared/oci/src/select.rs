@@ -9,26 +9,26 @@ pub struct Selection {
     pub wanted: Vec<Descriptor>,
     /// Not needed: other platforms and their attestations.
     pub skipped: Vec<Descriptor>,
+    /// Wanted platforms that have no child here.
+    pub unmet: Vec<Platform>,
+    /// The platforms that have one.
+    pub offered: Vec<Platform>,
 }
 
-/// Parts the children of `index`. A platform that a nested index may still hold is not missed here.
-///
-/// # Errors
-/// [`OciError::PlatformNotFound`] when a wanted platform has no child and there is no nested index to look into.
-pub fn select(index: &Index, platforms: &PlatformSet) -> Result<Selection, OciError> {
-    let PlatformSet::Only(wanted) = platforms else {
-        return Ok(Selection { wanted: index.manifests.clone(), skipped: Vec::new() });
+/// Parts the children of `index`.
+pub fn select(index: &Index, platforms: &PlatformSet) -> Selection {
+    let known = |child: &Descriptor| child.platform.clone().filter(|platform| !platform.is_unknown());
+    let offered: Vec<Platform> = index.manifests.iter().filter_map(known).collect();
+    let PlatformSet::Only(wishes) = platforms else {
+        return Selection { wanted: index.manifests.clone(), offered, ..Selection::default() };
     };
-    let mut selection = Selection::default();
-    let mut attestations = Vec::new();
-    for child in &index.manifests {
-        if child.attests().is_some() {
-            attestations.push(child);
-        } else if is_needed(child, wanted) {
-            selection.wanted.push(child.clone());
-        } else {
-            selection.skipped.push(child.clone());
-        }
+    let unmet = wishes.iter().filter(|wish| !offered.iter().any(|platform| wish.accepts(platform)));
+    let mut selection = Selection { unmet: unmet.cloned().collect(), offered, ..Selection::default() };
+    let (attestations, images): (Vec<_>, Vec<_>) =
+        index.manifests.iter().partition(|child| child.attests().is_some());
+    for child in images {
+        let side = if is_needed(child, wishes) { &mut selection.wanted } else { &mut selection.skipped };
+        side.push(child.clone());
     }
     for attestation in attestations {
         let subject = attestation.attests();
@@ -36,8 +36,25 @@ pub fn select(index: &Index, platforms: &PlatformSet) -> Result<Selection, OciEr
         let side = if follows { &mut selection.wanted } else { &mut selection.skipped };
         side.push(attestation.clone());
     }
-    refuse_missing(index, wanted, &selection)?;
-    Ok(selection)
+    selection
+}
+
+impl Selection {
+    /// The children needed, if every wish is met, or may be by what cannot be told before it is read: a nested index, or a child that
+    /// names no platform.
+    ///
+    /// # Errors
+    /// [`OciError::PlatformNotFound`].
+    pub fn complete(self) -> Result<Vec<Descriptor>, OciError> {
+        let undecided = |child: &Descriptor| {
+            media_type::is_index(&child.media_type)
+                || (child.platform.is_none() && child.artifact_type.is_none() && child.is_manifest())
+        };
+        if self.unmet.is_empty() || self.wanted.iter().any(undecided) {
+            return Ok(self.wanted);
+        }
+        Err(OciError::PlatformNotFound { wanted: self.unmet, present: self.offered })
+    }
 }
 
 fn is_needed(child: &Descriptor, wanted: &[Platform]) -> bool {
@@ -46,27 +63,6 @@ fn is_needed(child: &Descriptor, wanted: &[Platform]) -> bool {
         // No platform, or an unknown one, and no attestation: what it is for cannot be told, so it comes along.
         _ => true,
     }
-}
-
-fn refuse_missing(index: &Index, wanted: &[Platform], selection: &Selection) -> Result<(), OciError> {
-    let undecided = |child: &Descriptor| {
-        child.platform.is_none() && child.artifact_type.is_none() && child.is_manifest()
-            || media_type::is_index(&child.media_type)
-    };
-    if selection.wanted.iter().any(undecided) {
-        return Ok(());
-    }
-    let offered = |child: &Descriptor| child.platform.clone().filter(|platform| !platform.is_unknown());
-    let present: Vec<Platform> = index.manifests.iter().filter_map(offered).collect();
-    let missing: Vec<Platform> = wanted
-        .iter()
-        .filter(|wish| !present.iter().any(|platform| wish.accepts(platform)))
-        .cloned()
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(OciError::PlatformNotFound { wanted: missing, present })
 }
 
 #[cfg(test)]
@@ -95,23 +91,23 @@ mod tests {
     fn takes_the_wanted_platform_with_its_attestation() {
         let (amd, arm) = (child("a", Some("linux/amd64")), child("b", Some("linux/arm64/v8")));
         let index = index(vec![amd.clone(), arm.clone(), attestation(&amd), attestation(&arm)]);
-        let selection = select(&index, &"linux/arm64".parse().unwrap()).unwrap();
+        let selection = select(&index, &"linux/arm64".parse().unwrap());
         assert_eq!(selection.wanted, [arm.clone(), attestation(&arm)]);
         assert_eq!(selection.skipped, [amd.clone(), attestation(&amd)]);
-        assert_eq!(select(&index, &PlatformSet::All).unwrap().wanted.len(), 4);
+        assert_eq!(select(&index, &PlatformSet::All).wanted.len(), 4);
     }
 
     #[test]
     fn names_the_platforms_that_are_missing_and_those_that_are_there() {
         let index = index(vec![child("a", Some("linux/amd64"))]);
-        let error = select(&index, &"linux/amd64,linux/riscv64".parse().unwrap()).unwrap_err();
+        let error = select(&index, &"linux/amd64,linux/riscv64".parse().unwrap()).complete().unwrap_err();
         assert_eq!(error.to_string(), "no manifest for linux/riscv64; the image has linux/amd64");
     }
 
     #[test]
     fn follows_what_may_still_hold_the_platform() {
         let index = index(vec![child("a", None), child("b", Some("linux/amd64"))]);
-        let selection = select(&index, &"linux/arm64".parse().unwrap()).unwrap();
-        assert_eq!(selection.wanted, [child("a", None)]);
+        let wanted = select(&index, &"linux/arm64".parse().unwrap()).complete().unwrap();
+        assert_eq!(wanted, [child("a", None)]);
     }
 }

@@ -125,14 +125,17 @@ impl Auth {
     pub(crate) async fn answer(
         &self,
         endpoint: &Endpoint,
-        reply: &Reply,
+        reply: Reply,
         scope: &Scope,
         rejected: Option<&Authorization>,
     ) -> Result<Authorization, RegistryError> {
-        let challenge = Arc::new(self.read_challenge(endpoint, reply)?);
+        let challenge = Arc::new(self.read_challenge(endpoint, &reply)?);
         endpoint.challenged(Arc::clone(&challenge));
+        let refused = unauthorized(&reply);
+        // Read to its end first, so that the token request can have the same connection.
+        reply.finish(&self.config).await;
         let answer = self.meet(endpoint, &challenge, scope, rejected).await?;
-        answer.filter(|answer| Some(answer) != rejected).ok_or_else(|| unauthorized(reply))
+        answer.filter(|answer| Some(answer) != rejected).ok_or(refused)
     }
 
     fn read_challenge(&self, endpoint: &Endpoint, reply: &Reply) -> Result<Challenge, RegistryError> {

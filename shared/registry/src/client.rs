@@ -27,6 +27,7 @@ pub struct Client {
     auth: Arc<Auth>,
     upstreams: Arc<Mutex<HashMap<String, Arc<Upstream>>>>,
     traffic: Arc<Traffic>,
+    skips_mirrors: bool,
 }
 
 impl fmt::Debug for Client {
@@ -59,7 +60,7 @@ impl Client {
         let (config, traffic) = (Arc::new(config), Arc::new(Traffic::default()));
         let egress = Arc::new(Egress::new(Arc::clone(&config), Arc::clone(&traffic)));
         let auth = Arc::new(Auth::new(Arc::clone(&config), Arc::clone(&egress)));
-        Ok(Self { config, egress, auth, upstreams: Arc::default(), traffic })
+        Ok(Self { config, egress, auth, upstreams: Arc::default(), traffic, skips_mirrors: false })
     }
 
     /// What it has done so far.
@@ -80,8 +81,19 @@ impl Client {
         Ok(upstream)
     }
 
+    /// The same client beginning at the registry itself, if a mirror of `host` would otherwise come first: for content that came
+    /// and did not hold.
+    pub fn past_mirrors(&self, host: &str) -> Option<Self> {
+        let is_mirrored = self.config.hosts.get(host).is_some_and(|settings| !settings.mirrors.is_empty());
+        (is_mirrored && !self.skips_mirrors).then(|| Self { skips_mirrors: true, ..self.clone() })
+    }
+
     pub(crate) fn turns(&self, host: &str) -> Result<Turns, RegistryError> {
-        Ok(Turns::new(self.upstream(host)?, self.retries()))
+        let mut turns = Turns::new(self.upstream(host)?, self.retries());
+        if self.skips_mirrors {
+            turns.skip_mirrors();
+        }
+        Ok(turns)
     }
 
     pub(crate) fn retries(&self) -> Retries {
@@ -96,8 +108,7 @@ impl Client {
         let mut reply = self.walk(&named, ask, authorization.as_ref()).await?;
         if reply.status() == StatusCode::UNAUTHORIZED && reply.passage().is_trusted() {
             let rejected = authorization.take();
-            let answer = self.auth.answer(endpoint, &reply, &ask.scope, rejected.as_ref()).await?;
-            reply.finish(&self.config).await;
+            let answer = self.auth.answer(endpoint, reply, &ask.scope, rejected.as_ref()).await?;
             reply = self.walk(&named, ask, Some(&answer)).await?;
         }
         Ok(reply)

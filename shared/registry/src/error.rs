@@ -262,6 +262,11 @@ impl RegistryError {
         }
     }
 
+    /// Whether no connection was made at all.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        matches!(self, Self::Unreachable { source, .. } if source.is_connect())
+    }
+
     /// Whether content did not hold to its digest or size.
     pub fn is_integrity(&self) -> bool {
         matches!(

@@ -10,11 +10,16 @@ use crate::error::RegistryError;
 use crate::traffic::Traffic;
 use crate::upstream::{Endpoint, Upstream};
 
+/// A host that does not exist, or on which nobody listens, is more often mistyped than about to appear.
+const UNANSWERED_MAX: u32 = 2;
+
 /// Waits before trying again: a bounded number, growing, with jitter, never shorter than the registry asks for.
 pub(crate) struct Retries {
     builder: ExponentialBuilder,
     waits: ExponentialBackoff,
     wait_max: Duration,
+    /// Times in a row that nobody was found listening, or no such host.
+    unanswered: u32,
     traffic: Arc<Traffic>,
 }
 
@@ -26,7 +31,7 @@ impl Retries {
             .with_min_delay(Duration::from_millis(config.retry_wait_ms_min))
             .with_max_delay(wait_max)
             .with_max_times(config.retries_max as usize);
-        Self { builder, waits: builder.build(), wait_max, traffic: Arc::clone(traffic) }
+        Self { builder, waits: builder.build(), wait_max, unanswered: 0, traffic: Arc::clone(traffic) }
     }
 
     /// Waits before the next try.
@@ -39,6 +44,10 @@ impl Retries {
 
     /// [`Retries::after`] an error that a retry may mend even though it does not look like it.
     pub(crate) async fn pause(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+        self.unanswered = if error.is_unanswered() { self.unanswered + 1 } else { 0 };
+        if self.unanswered > UNANSWERED_MAX {
+            return Err(error);
+        }
         let Some(wait) = self.wait(error.retry_after()) else {
             return Err(error);
         };
@@ -71,6 +80,11 @@ impl Turns {
         let mut turns = Self { upstream, turn: 0, retries };
         turns.skip_resting();
         turns
+    }
+
+    /// Leaves out the mirrors this time round.
+    pub(crate) fn skip_mirrors(&mut self) {
+        self.turn = self.upstream.endpoints().len() - 1;
     }
 
     /// Whose turn it is.

@@ -207,3 +207,84 @@ fn settled(result: Result<(), BusError>) {
         tracing::debug!(%error, "an acknowledgement was lost");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use actix::{Context, ResponseFuture};
+    use larder_messages::{NameRemoved, RemovalWanted, WishRejected, topic};
+
+    use super::*;
+    use crate::on_pool;
+
+    /// Fails as often as it is told to, then does the work.
+    struct Clumsy {
+        failures: Arc<AtomicU32>,
+        retry_after: Option<Duration>,
+    }
+
+    impl Actor for Clumsy {
+        type Context = Context<Self>;
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "Outcome")]
+    struct Remove(RemovalWanted);
+
+    impl Handler<Remove> for Clumsy {
+        type Result = ResponseFuture<Outcome>;
+
+        fn handle(&mut self, Remove(wanted): Remove, _: &mut Context<Self>) -> Self::Result {
+            let (failures, retry_after) = (Arc::clone(&self.failures), self.retry_after);
+            on_pool(async move {
+                let left =
+                    failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+                if left.is_ok() {
+                    return Err(Failure { reason: Reason::new(ReasonKind::Storage, "clumsy"), retry_after });
+                }
+                let (id, name) = (wanted.id(), wanted.name);
+                Ok(Says::default().news(&NameRemoved { id, name, existed: true }))
+            })
+        }
+    }
+
+    /// Asks a worker that fails `failures` times, and returns whether the wish was granted and how many failures are left.
+    fn ask(failures: u32, retry_after: Option<Duration>) -> (bool, u32) {
+        actix::System::new().block_on(async move {
+            let bus = larder_bus::open("mem:", &larder_bus::Config::default()).await.unwrap();
+            let runtime = Runtime::new(bus);
+            let left = Arc::new(AtomicU32::new(failures));
+            let worker = Clumsy { failures: Arc::clone(&left), retry_after }.start();
+            runtime.listen(1, worker, |wanted: RemovalWanted, _| Remove(wanted));
+            let wanted = RemovalWanted { name: "n".to_owned() };
+            let id = wanted.id();
+            let topics = [topic::<NameRemoved>(Some(&id)), topic::<WishRejected>(Some(&id))];
+            let mut ear = runtime.voice().listen(&topics).await.unwrap();
+            runtime.voice().say(&Job::new(60_000), &wanted).await.unwrap();
+            let heard = ear.next().await.unwrap();
+            let granted = heard.of::<NameRemoved>().is_some();
+            assert_ne!(granted, heard.of::<WishRejected>().is_some());
+            runtime.stop(Duration::from_secs(5)).await;
+            (granted, left.load(Ordering::SeqCst))
+        })
+    }
+
+    #[test]
+    fn work_that_fails_is_tried_again_and_then_answered() {
+        assert_eq!(ask(0, None), (true, 0));
+        assert_eq!(ask(3, Some(Duration::ZERO)), (true, 0));
+    }
+
+    #[test]
+    fn work_that_cannot_succeed_is_rejected_at_once() {
+        assert_eq!(ask(3, None), (false, 2));
+    }
+
+    #[test]
+    fn work_that_fails_too_often_is_rejected() {
+        let attempts_max = queue::<RemovalWanted>().attempts_max();
+        assert_eq!(ask(100, Some(Duration::ZERO)), (false, 100 - attempts_max));
+    }
+}

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use larder_facade::Facade;
 use larder_oci::PlatformSet;
 
-use super::Screen;
 use crate::args::Format;
 use crate::failure::Failure;
+use crate::screen::Screen;
 
 /// What to export, and where to.
 pub(crate) struct Wish {
@@ -42,6 +42,14 @@ pub(crate) async fn export(
             }
             let out = Box::new(BufWriter::with_capacity(BUFFER_BYTES, io::stdout()));
             return Ok(facade.export_archive(&name, platform.as_ref(), as_name.as_deref(), out).await?);
+        }
+        // A pipe or a device is written to; a file renamed over it would take its place.
+        Format::Oci if output.exists() && !output.is_file() => {
+            let out = File::options().write(true).open(&output);
+            let out =
+                out.map_err(|error| Failure::failed(&format!("cannot write {}", output.display()), error))?;
+            let out = Box::new(BufWriter::with_capacity(BUFFER_BYTES, out));
+            facade.export_archive(&name, platform.as_ref(), as_name.as_deref(), out).await?;
         }
         Format::Oci => {
             let partial = Partial::create(&output)?;

@@ -9,8 +9,8 @@ use larder_facade::Facade;
 use larder_oci::Digest;
 use larder_provider::{CacheProvider, Inspection, Part};
 
-use super::Screen;
 use crate::failure::{Failure, Kind};
+use crate::screen::Screen;
 
 pub(crate) async fn ls(facade: &Facade, screen: Screen) -> Result<(), Failure> {
     let names = facade.list().await?;

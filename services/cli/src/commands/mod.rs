@@ -6,54 +6,11 @@ mod names;
 mod pull;
 mod serve;
 
-use std::io::{self, Write};
-
-use serde::Serialize;
-
 use crate::args::{Cli, Command, PushMode};
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
+use crate::screen::Screen;
 use crate::wiring::Process;
-
-/// How much to print, and how.
-#[derive(Clone, Copy)]
-pub(crate) struct Screen {
-    pub(crate) json: bool,
-    pub(crate) quiet: bool,
-}
-
-impl Screen {
-    /// Prints a result: as JSON for programs, as `text` for people.
-    pub(crate) fn result(self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
-        let line = if self.json {
-            serde_json::to_string(value).map_err(|error| Failure::failed("cannot print", error))?
-        } else {
-            text()
-        };
-        writeln!(io::stdout(), "{line}").map_err(Failure::from)
-    }
-
-    /// Tells a person what was done.
-    pub(crate) fn note(self, text: &str) {
-        if !self.json && !self.quiet {
-            let _ = writeln!(io::stderr(), "{text}");
-        }
-    }
-
-    pub(crate) fn failed(self, failure: &Failure) {
-        #[derive(Serialize)]
-        struct Line<'a> {
-            event: &'static str,
-            kind: Kind,
-            message: &'a str,
-        }
-        if self.json {
-            let line = Line { event: "failed", kind: failure.kind, message: &failure.message };
-            let _ = writeln!(io::stdout(), "{}", serde_json::to_string(&line).unwrap_or_default());
-        }
-        let _ = writeln!(io::stderr(), "larder: {}", failure.message);
-    }
-}
 
 pub(crate) async fn run(cli: Cli, config: Config) -> Result<(), Failure> {
     let screen = Screen { json: cli.json, quiet: cli.quiet };

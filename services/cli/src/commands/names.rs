@@ -1,13 +1,15 @@
 //! `rm` and `verify`.
 
+use std::fmt::Write as _;
+
 use indicatif::HumanBytes;
 use larder_facade::Facade;
 use larder_provider::{Audit, CacheProvider};
 use serde::Serialize;
 
-use super::Screen;
 use super::look::not_cached;
 use crate::failure::{Failure, Kind};
+use crate::screen::Screen;
 
 pub(crate) async fn rm(facade: &Facade, screen: Screen, names: &[String]) -> Result<(), Failure> {
     #[derive(Serialize)]
@@ -51,7 +53,7 @@ fn describe(audit: &Audit) -> String {
     let verdict = if audit.problems.is_empty() { "ok" } else { "BAD" };
     let mut text = format!("{verdict}  {}  {} blobs, {}", audit.name, audit.blobs, HumanBytes(audit.bytes));
     if audit.absent_platforms > 0 {
-        text.push_str(&format!(", {} not fetched", audit.absent_platforms));
+        let _ = write!(text, ", {} not fetched", audit.absent_platforms);
     }
     for problem in &audit.problems {
         text.push_str("\n    ");

@@ -3,15 +3,15 @@
 use std::time::Instant;
 
 use futures::StreamExt;
-use indicatif::{HumanBytes, HumanDuration};
+use indicatif::HumanBytes;
 use larder_facade::Facade;
 use larder_oci::{PlatformSet, Reference};
 use larder_provider::{CacheProvider, PullOptions, Pulled, Pushed};
 use serde::Serialize;
 
-use super::Screen;
 use crate::failure::Failure;
 use crate::progress;
+use crate::screen::Screen;
 
 /// Images pulled at the same time.
 const PULLS_IN_FLIGHT_MAX: usize = 4;
@@ -59,10 +59,10 @@ fn report(screen: Screen, reference: &Reference, pulled: &Pulled, begun: Instant
     match pulled {
         Pulled::AlreadyPresent { .. } => screen.note("already present"),
         Pulled::Pulled { blobs, bytes, fetched_blobs, fetched_bytes, .. } => screen.note(&format!(
-            "fetched {fetched_blobs} of {blobs} blobs, {} of {}, in {}",
+            "fetched {fetched_blobs} of {blobs} blobs, {} of {}, in {:.2} s",
             HumanBytes(*fetched_bytes),
             HumanBytes(*bytes),
-            HumanDuration(begun.elapsed())
+            begun.elapsed().as_secs_f64()
         )),
     }
     let line = Line { event: "pulled", reference, what: pulled };

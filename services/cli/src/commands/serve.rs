@@ -8,10 +8,10 @@ use larder_runtime::{admin, metrics};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Screen;
 use crate::args::Role;
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::screen::Screen;
 use crate::wiring::{Process, chain, is_alone, warn_of_lazy_sync};
 
 #[derive(Serialize)]

@@ -31,20 +31,9 @@ struct Held {
 /// What a worker gets when it asks.
 #[derive(Debug)]
 pub(super) enum Taken {
-    Work {
-        sequence: u64,
-        id: MessageId,
-        attempt: u32,
-        payload: Bytes,
-    },
-    Spent {
-        id: MessageId,
-        attempts: u32,
-        payload: Bytes,
-    },
-    Nothing {
-        until: Option<Instant>,
-    },
+    Work { sequence: u64, id: MessageId, attempt: u32, payload: Bytes },
+    Spent { id: MessageId, attempts: u32, payload: Bytes },
+    Nothing { until: Option<Instant> },
 }
 
 impl Line {
@@ -58,15 +47,7 @@ impl Line {
         }
         self.sequence_last += 1;
         self.by_id.insert(id.clone(), self.sequence_last);
-        self.held.insert(
-            self.sequence_last,
-            Held {
-                id: id.clone(),
-                payload,
-                attempt: 0,
-                due: None,
-            },
-        );
+        self.held.insert(self.sequence_last, Held { id: id.clone(), payload, attempt: 0, due: None });
         self.ready.push_back(self.sequence_last);
         Some(Said::Queued)
     }
@@ -82,45 +63,27 @@ impl Line {
             None => match self.ready.pop_front() {
                 Some(sequence) => sequence,
                 None => {
-                    return Taken::Nothing {
-                        until: self.due.first().map(|(due, _)| *due),
-                    };
+                    return Taken::Nothing { until: self.due.first().map(|(due, _)| *due) };
                 }
             },
         };
-        let held = self
-            .held
-            .get_mut(&sequence)
-            .expect("what is ready or due is held");
+        let held = self.held.get_mut(&sequence).expect("what is ready or due is held");
         if held.attempt >= attempts_max {
             let attempts = held.attempt;
             held.due = None;
             let (id, payload) = self.remove(sequence).expect("what is ready or due is held");
-            return Taken::Spent {
-                id,
-                attempts,
-                payload,
-            };
+            return Taken::Spent { id, attempts, payload };
         }
         self.delivered += u64::from(held.attempt == 0);
         held.attempt += 1;
         held.due = Some(now + ack_wait);
         self.due.insert((now + ack_wait, sequence));
-        Taken::Work {
-            sequence,
-            id: held.id.clone(),
-            attempt: held.attempt,
-            payload: held.payload.clone(),
-        }
+        Taken::Work { sequence, id: held.id.clone(), attempt: held.attempt, payload: held.payload.clone() }
     }
 
     /// Moves the deadline of a message, if `attempt` is its latest; a worker that lost it has no say.
     pub(super) fn postpone(&mut self, sequence: u64, attempt: u32, due: Instant) {
-        let Some(held) = self
-            .held
-            .get_mut(&sequence)
-            .filter(|held| held.attempt == attempt)
-        else {
+        let Some(held) = self.held.get_mut(&sequence).filter(|held| held.attempt == attempt) else {
             return;
         };
         if let Some(before) = held.due.replace(due) {
@@ -141,9 +104,6 @@ impl Line {
     }
 
     pub(super) fn depth(&self) -> Depth {
-        Depth {
-            queued: self.held.len() as u64 - self.delivered,
-            in_work: self.delivered,
-        }
+        Depth { queued: self.held.len() as u64 - self.delivered, in_work: self.delivered }
     }
 }

@@ -2,10 +2,7 @@ use super::*;
 use crate::Policy;
 
 fn bus(news_buffer_max: usize) -> MemoryBus {
-    MemoryBus::new(&Config {
-        news_buffer_max,
-        ..Config::default()
-    })
+    MemoryBus::new(&Config { news_buffer_max, ..Config::default() })
 }
 
 fn queue(policy: Policy) -> Queue {
@@ -59,9 +56,7 @@ async fn keeps_only_the_newest_dead_letters() {
     let mut worker = bus.work(&queue, 1).await.unwrap();
     for n in 0..=DEAD_LETTERS_MAX {
         bus.say(&queue, &id(n), Bytes::new()).await.unwrap();
-        let Heard::Work(delivery) = worker.next().await.unwrap() else {
-            panic!("died on its own")
-        };
+        let Heard::Work(delivery) = worker.next().await.unwrap() else { panic!("died on its own") };
         delivery.bury("no").await.unwrap();
     }
     let letters = bus.dead_letters(usize::MAX).await.unwrap();
@@ -79,33 +74,21 @@ async fn close_ends_workers_and_news() {
     let (heard, told, ()) = tokio::join!(worker.next(), news.next(), bus.close());
     assert!(matches!(heard, Err(BusError::Closed)));
     assert!(told.is_none());
-    assert!(matches!(
-        bus.say(&queue, &id(1), Bytes::new()).await,
-        Err(BusError::Closed)
-    ));
+    assert!(matches!(bus.say(&queue, &id(1), Bytes::new()).await, Err(BusError::Closed)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn worker_that_lost_a_message_cannot_postpone_it() {
     let bus = bus(1);
-    let queue = queue(Policy {
-        ack_wait_ms: 100,
-        ..Policy::default()
-    });
+    let queue = queue(Policy { ack_wait_ms: 100, ..Policy::default() });
     let mut worker = bus.work(&queue, 2).await.unwrap();
     bus.say(&queue, &id(1), Bytes::new()).await.unwrap();
-    let Heard::Work(first) = worker.next().await.unwrap() else {
-        panic!("died on its own")
-    };
-    let Heard::Work(second) = worker.next().await.unwrap() else {
-        panic!("died on its own")
-    };
+    let Heard::Work(first) = worker.next().await.unwrap() else { panic!("died on its own") };
+    let Heard::Work(second) = worker.next().await.unwrap() else { panic!("died on its own") };
     let begun = Instant::now();
     first.retry(Duration::from_hours(1)).await.unwrap();
     drop(second);
-    let Heard::Work(third) = worker.next().await.unwrap() else {
-        panic!("died on its own")
-    };
+    let Heard::Work(third) = worker.next().await.unwrap() else { panic!("died on its own") };
     assert_eq!(third.attempt, 3);
     assert!(begun.elapsed() < Duration::from_millis(200));
 }

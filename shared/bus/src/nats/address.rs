@@ -27,27 +27,18 @@ impl Address {
         let (scheme, hosts) = url.split_once("://").unwrap_or(("", url));
         if !matches!(scheme, "nats" | "tls") {
             // What follows an unknown scheme may hold a secret as well.
-            let shown = if scheme.is_empty() {
-                "without scheme".to_owned()
-            } else {
-                format!("{scheme}://…")
-            };
-            return Err(BusError::InvalidUrl {
-                url: shown,
-                why: "is not mem:, nats:// or tls://",
-            });
+            let shown =
+                if scheme.is_empty() { "without scheme".to_owned() } else { format!("{scheme}://…") };
+            return Err(BusError::InvalidUrl { url: shown, why: "is not mem:, nats:// or tls://" });
         }
         let mut servers = Vec::new();
         let mut login = None;
         let mut shown = Vec::new();
         for host in hosts.trim_end_matches('/').split(',') {
             let host = host.split_once("://").map_or(host, |(_, host)| host);
-            let invalid = |why| BusError::InvalidUrl {
-                url: format!("{scheme}://{}", hide_login(host)),
-                why,
-            };
-            let mut server = Url::parse(&format!("{scheme}://{host}"))
-                .map_err(|_| invalid("does not name a server"))?;
+            let invalid = |why| BusError::InvalidUrl { url: format!("{scheme}://{}", hide_login(host)), why };
+            let mut server =
+                Url::parse(&format!("{scheme}://{host}")).map_err(|_| invalid("does not name a server"))?;
             if server.host_str().is_none_or(str::is_empty) {
                 return Err(invalid("does not name a server"));
             }
@@ -57,15 +48,9 @@ impl Address {
                 .and(server.set_password(None))
                 .map_err(|()| invalid("does not name a server"))?;
             shown.push(server.authority().to_owned());
-            servers
-                .push(ServerAddr::from_url(server).map_err(|_| invalid("does not name a server"))?);
+            servers.push(ServerAddr::from_url(server).map_err(|_| invalid("does not name a server"))?);
         }
-        Ok(Self {
-            servers,
-            tls: scheme == "tls",
-            login,
-            shown: format!("{scheme}://{}", shown.join(",")),
-        })
+        Ok(Self { servers, tls: scheme == "tls", login, shown: format!("{scheme}://{}", shown.join(",")) })
     }
 
     /// The host of the first server.
@@ -78,10 +63,7 @@ impl Login {
     fn of(server: &Url) -> Option<Self> {
         let user = percent_decoded(server.username());
         match server.password() {
-            Some(password) => Some(Self::Password {
-                user,
-                password: percent_decoded(password),
-            }),
+            Some(password) => Some(Self::Password { user, password: percent_decoded(password) }),
             None => (!user.is_empty()).then_some(Self::Token(user)),
         }
     }
@@ -96,14 +78,9 @@ fn percent_decoded(text: &str) -> String {
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
         let escaped = (byte == b'%').then(|| after.get(..2)).flatten();
-        let escaped =
-            escaped.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        let escaped = escaped.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
         bytes.push(escaped.unwrap_or(byte));
-        rest = if escaped.is_some() {
-            &after[2..]
-        } else {
-            after
-        };
+        rest = if escaped.is_some() { &after[2..] } else { after };
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -120,20 +97,9 @@ mod tests {
 
     #[test]
     fn keeps_credentials_out_of_what_is_shown() {
-        let login = Login::Password {
-            user: "u".to_owned(),
-            password: "p@:/%".to_owned(),
-        };
-        check(
-            "nats://u:p%40%3A%2F%25@a:4222,b:4333",
-            "nats://a:4222,b:4333",
-            Some(&login),
-        );
-        check(
-            "tls://s3cret@a",
-            "tls://a",
-            Some(&Login::Token("s3cret".to_owned())),
-        );
+        let login = Login::Password { user: "u".to_owned(), password: "p@:/%".to_owned() };
+        check("nats://u:p%40%3A%2F%25@a:4222,b:4333", "nats://a:4222,b:4333", Some(&login));
+        check("tls://s3cret@a", "tls://a", Some(&Login::Token("s3cret".to_owned())));
         check("nats://a,nats://[::1]:1/", "nats://a,[::1]:1", None);
     }
 
@@ -147,9 +113,7 @@ mod tests {
             "u:secret@a",
             "nats://a,,b",
         ] {
-            let Err(refusal) = Address::parse(url) else {
-                panic!("{url} is taken")
-            };
+            let Err(refusal) = Address::parse(url) else { panic!("{url} is taken") };
             assert!(!refusal.to_string().contains("secret"), "{refusal}");
         }
     }

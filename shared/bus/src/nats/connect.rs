@@ -21,9 +21,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Doubles from try to try up to the longest pause.
 pub(super) fn pause_before(attempt: usize) -> Duration {
-    let doublings = u32::try_from(attempt.saturating_sub(1))
-        .unwrap_or(u32::MAX)
-        .min(10);
+    let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX).min(10);
     PAUSE_MIN.saturating_mul(1 << doublings).min(PAUSE_MAX)
 }
 
@@ -57,56 +55,36 @@ pub(super) async fn connect(
         match attempt {
             Ok(Ok(client)) => Ok(client),
             Ok(Err(error)) if error.kind() == ConnectErrorKind::AuthorizationViolation => {
-                Err(BusError::Unauthorized {
-                    url: address.shown.clone(),
-                })
+                Err(BusError::Unauthorized { url: address.shown.clone() })
             }
-            Ok(Err(error)) => Err(BusError::Connect {
-                url: address.shown.clone(),
-                source: error.into(),
-            }),
-            Err(elapsed) => Err(BusError::Connect {
-                url: address.shown.clone(),
-                source: elapsed.into(),
-            }),
+            Ok(Err(error)) => Err(BusError::Connect { url: address.shown.clone(), source: error.into() }),
+            Err(elapsed) => Err(BusError::Connect { url: address.shown.clone(), source: elapsed.into() }),
         }
     })
     .await?;
     if !client.is_server_compatible(2, 10, 0) {
         let version = client.server_info().version;
-        return Err(BusError::ServerTooOld {
-            url: address.shown.clone(),
-            version,
-        });
+        return Err(BusError::ServerTooOld { url: address.shown.clone(), version });
     }
     let jetstream = jetstream::new(client.clone());
-    persist(deadline, async || {
-        check_jetstream(&jetstream, address).await
-    })
-    .await?;
+    persist(deadline, async || check_jetstream(&jetstream, address).await).await?;
     Ok(client)
 }
 
-async fn check_jetstream(
-    jetstream: &jetstream::Context,
-    address: &Address,
-) -> Result<(), BusError> {
+async fn check_jetstream(jetstream: &jetstream::Context, address: &Address) -> Result<(), BusError> {
     let Err(error) = jetstream.query_account().await else {
         return Ok(());
     };
     let told = match error.kind() {
-        AccountErrorKind::JetStream(error) => [
-            ErrorCode::JETSTREAM_NOT_ENABLED,
-            ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT,
-        ]
-        .contains(&error.error_code()),
+        AccountErrorKind::JetStream(error) => {
+            [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT]
+                .contains(&error.error_code())
+        }
         AccountErrorKind::JetStreamUnavailable => !jetstream.client().server_info().jetstream,
         _ => false,
     };
     if told {
-        return Err(BusError::JetStreamMissing {
-            url: address.shown.clone(),
-        });
+        return Err(BusError::JetStreamMissing { url: address.shown.clone() });
     }
     Err(BusError::nats("reach jetstream", error))
 }
@@ -130,9 +108,7 @@ async fn options(
             std::future::ready(())
         });
     options = match &address.login {
-        Some(Login::Password { user, password }) => {
-            options.user_and_password(user.clone(), password.clone())
-        }
+        Some(Login::Password { user, password }) => options.user_and_password(user.clone(), password.clone()),
         Some(Login::Token(token)) => options.token(token.clone()),
         None => options,
     };
@@ -140,10 +116,7 @@ async fn options(
         options = options.add_root_certificates(path.clone());
     }
     if let Some(path) = &config.credentials_file {
-        let unreadable = |source| BusError::File {
-            path: path.clone(),
-            source,
-        };
+        let unreadable = |source| BusError::File { path: path.clone(), source };
         options = options.credentials_file(path).await.map_err(unreadable)?;
     }
     Ok(options)
@@ -187,18 +160,13 @@ mod tests {
     async fn gives_up_at_the_deadline_and_at_once_on_what_never_heals() {
         let begun = Instant::now();
         let deadline = begun + Duration::from_secs(10);
-        let refused: Result<(), _> =
-            persist(deadline, async || Err(BusError::nats("try", "no"))).await;
+        let refused: Result<(), _> = persist(deadline, async || Err(BusError::nats("try", "no"))).await;
         assert!(refused.is_err());
-        assert!(
-            begun.elapsed() > Duration::from_secs(8) && begun.elapsed() < Duration::from_secs(10)
-        );
+        assert!(begun.elapsed() > Duration::from_secs(8) && begun.elapsed() < Duration::from_secs(10));
 
         let begun = Instant::now();
-        let refused: Result<(), _> = persist(begun + Duration::from_secs(10), async || {
-            Err(BusError::Closed)
-        })
-        .await;
+        let refused: Result<(), _> =
+            persist(begun + Duration::from_secs(10), async || Err(BusError::Closed)).await;
         assert!(refused.is_err() && begun.elapsed().is_zero());
     }
 }

@@ -40,24 +40,13 @@ pub(super) enum Refusal {
 
 impl Hub {
     pub(super) fn new(client: Client, layout: Layout, link: watch::Sender<Link>) -> Self {
-        let jetstream = jetstream::context::ContextBuilder::new()
-            .backpressure_on_inflight(true)
-            .build(client.clone());
-        Self {
-            client,
-            jetstream,
-            layout,
-            link,
-            seen: Mutex::default(),
-        }
+        let jetstream =
+            jetstream::context::ContextBuilder::new().backpressure_on_inflight(true).build(client.clone());
+        Self { client, jetstream, layout, link, seen: Mutex::default() }
     }
 
     pub(super) fn check_open(&self) -> Result<(), BusError> {
-        if self.link.borrow().closed {
-            Err(BusError::Closed)
-        } else {
-            Ok(())
-        }
+        if self.link.borrow().closed { Err(BusError::Closed) } else { Ok(()) }
     }
 
     /// Publishes into a stream that is made when it is missing, be it that nobody made it yet or that somebody deleted it.
@@ -68,28 +57,19 @@ impl Hub {
         subject: &str,
         message: PublishMessage,
     ) -> Result<(), Refusal> {
-        let seen = self
-            .seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(name);
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).contains(name);
         if seen {
             match self.publish_once(subject, message.clone()).await {
                 Err(Refusal::NoStream) => {}
                 outcome => return outcome,
             }
         }
-        self.ensure_stream(stream())
-            .await
-            .map_err(Refusal::Unmade)?;
+        self.ensure_stream(stream()).await.map_err(Refusal::Unmade)?;
         self.publish_once(subject, message).await
     }
 
     async fn publish_once(&self, subject: &str, message: PublishMessage) -> Result<(), Refusal> {
-        let sent = self
-            .jetstream
-            .send_publish(subject.to_owned(), message)
-            .await;
+        let sent = self.jetstream.send_publish(subject.to_owned(), message).await;
         let confirmed = match sent {
             Ok(confirmation) => confirmation.await,
             Err(error) => Err(error),
@@ -111,18 +91,12 @@ impl Hub {
         };
         match ensured {
             Ok(()) => {
-                self.seen
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(name);
+                self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
                 Ok(())
             }
             Err(error) => match error.kind() {
                 CreateStreamErrorKind::JetStream(refusal) if is_final(&refusal) => {
-                    Err(BusError::Conflict {
-                        name,
-                        source: error.into(),
-                    })
+                    Err(BusError::Conflict { name, source: error.into() })
                 }
                 _ => Err(BusError::nats("make a stream", error)),
             },
@@ -133,10 +107,7 @@ impl Hub {
     pub(super) async fn ensure_consumer(&self, queue: &Queue) -> Result<PullConsumer, BusError> {
         self.ensure_stream(self.layout.work_stream(queue)).await?;
         let stream = self.layout.work_stream_name(queue);
-        let consumer = self
-            .jetstream
-            .create_consumer_on_stream(self.layout.consumer(queue), &stream)
-            .await;
+        let consumer = self.jetstream.create_consumer_on_stream(self.layout.consumer(queue), &stream).await;
         consumer.map_err(|error| match error.kind() {
             ConsumerErrorKind::JetStream(refusal) if is_final(&refusal) => BusError::Conflict {
                 name: format!("consumer {} of {stream}", queue.name()),
@@ -147,18 +118,9 @@ impl Hub {
     }
 
     /// Answers a delivery and waits until the server has heard the answer.
-    pub(super) async fn settle(
-        &self,
-        reply: &Subject,
-        answer: jetstream::AckKind,
-    ) -> Result<(), BusError> {
-        let heard = self
-            .client
-            .request(reply.clone(), Bytes::from(answer))
-            .await;
-        heard
-            .map(drop)
-            .map_err(|error| BusError::nats("settle a delivery", error))
+    pub(super) async fn settle(&self, reply: &Subject, answer: jetstream::AckKind) -> Result<(), BusError> {
+        let heard = self.client.request(reply.clone(), Bytes::from(answer)).await;
+        heard.map(drop).map_err(|error| BusError::nats("settle a delivery", error))
     }
 }
 
@@ -187,10 +149,7 @@ impl Refusal {
         if error.kind() == PublishErrorKind::StreamNotFound {
             return Self::NoStream;
         }
-        let Some(told) = error
-            .source()
-            .and_then(|source| source.downcast_ref::<jetstream::Error>())
-        else {
+        let Some(told) = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>()) else {
             return Self::Failed(error);
         };
         match told.error_code() {

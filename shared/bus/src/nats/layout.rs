@@ -87,8 +87,7 @@ impl Layout {
         stream::Config {
             storage: StorageType::File,
             num_replicas: self.config.replicas,
-            max_message_size: i32::try_from(PAYLOAD_BYTES_MAX + HEADERS_BYTES_MAX)
-                .expect("a few KiB fit"),
+            max_message_size: i32::try_from(PAYLOAD_BYTES_MAX + HEADERS_BYTES_MAX).expect("a few KiB fit"),
             max_bytes: -1,
             max_consumers: -1,
             ..stream::Config::default()

@@ -25,22 +25,14 @@ pub(super) async fn write(hub: &Hub, letter: &Letter, sequence: u64) -> Result<(
         .header(ATTEMPTS, letter.attempts.to_string())
         .header(REASON, one_line(&letter.reason).as_str())
         .payload(letter.payload.clone());
-    let written = hub
-        .publish(
-            || hub.layout.dead_stream(),
-            &hub.layout.dead_stream_name(),
-            &subject,
-            message,
-        )
-        .await;
+    let written =
+        hub.publish(|| hub.layout.dead_stream(), &hub.layout.dead_stream_name(), &subject, message).await;
     written.map_err(|refusal| refusal.into_error("write a dead letter"))
 }
 
 /// Reads the newest letters, newest first.
 pub(super) async fn read(hub: &Hub, limit: usize) -> Result<Vec<Letter>, BusError> {
-    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-        BusError::nats("read dead letters", error)
-    };
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| BusError::nats("read dead letters", error);
     hub.ensure_stream(hub.layout.dead_stream()).await?;
     let stream = hub
         .jetstream
@@ -48,9 +40,8 @@ pub(super) async fn read(hub: &Hub, limit: usize) -> Result<Vec<Letter>, BusErro
         .await
         .map_err(|error| failed(error.into()))?;
     let state = &stream.cached_info().state;
-    let sequences = (state.first_sequence..=state.last_sequence)
-        .rev()
-        .take(limit);
+    // A stream that never held a message begins at 0, which no message has.
+    let sequences = (state.first_sequence.max(1)..=state.last_sequence).rev().take(limit);
     let read = futures::stream::iter(sequences).map(|sequence| stream.get_raw_message(sequence));
     let letters = read.buffered(READS_IN_FLIGHT_MAX).map(|read| match read {
         Ok(message) => Ok(letter(message)),
@@ -58,10 +49,7 @@ pub(super) async fn read(hub: &Hub, limit: usize) -> Result<Vec<Letter>, BusErro
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
         Err(error) => Err(failed(error.into())),
     });
-    letters
-        .try_filter_map(async |letter| Ok(letter))
-        .try_collect()
-        .await
+    letters.try_filter_map(async |letter| Ok(letter)).try_collect().await
 }
 
 /// Reads a letter back; `None` for what no bus wrote.
@@ -85,11 +73,7 @@ fn header<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
 /// A header is one line; a reason is whatever went wrong.
 fn one_line(reason: &str) -> String {
     let visible = |character: char| {
-        if character.is_control() {
-            ' '
-        } else {
-            character
-        }
+        if character.is_control() { ' ' } else { character }
     };
     reason.chars().take(REASON_CHARS_MAX).map(visible).collect()
 }

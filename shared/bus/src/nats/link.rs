@@ -14,11 +14,7 @@ pub(super) struct Link {
 impl Link {
     /// A link that is up: nobody sees it before the first connection stands.
     pub(super) fn new() -> watch::Sender<Self> {
-        watch::Sender::new(Self {
-            up: true,
-            closed: false,
-            news_missed: 0,
-        })
+        watch::Sender::new(Self { up: true, closed: false, news_missed: 0 })
     }
 
     /// Wakes waiters only when something changed, so that the greeting of the first connection disturbs nobody.

@@ -48,23 +48,14 @@ impl Pull {
             .subscribe(inbox.clone())
             .await
             .map_err(|error| BusError::nats("subscribe to a queue", error))?;
-        Ok(Self {
-            inbox,
-            subscriber,
-            outstanding: 0,
-            silent_at: Instant::now(),
-        })
+        Ok(Self { inbox, subscriber, outstanding: 0, silent_at: Instant::now() })
     }
 
     pub(super) fn is_spent(&self) -> bool {
         self.outstanding == 0
     }
 
-    pub(super) async fn ask(
-        &mut self,
-        consumer: &PullConsumer,
-        messages: usize,
-    ) -> Result<(), BusError> {
+    pub(super) async fn ask(&mut self, consumer: &PullConsumer, messages: usize) -> Result<(), BusError> {
         let messages = messages.min(MESSAGES_MAX);
         let request = BatchConfig {
             batch: messages,

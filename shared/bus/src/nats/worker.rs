@@ -41,11 +41,7 @@ struct Parcel {
 }
 
 impl NatsWorker {
-    pub(super) async fn join(
-        hub: Arc<Hub>,
-        queue: Queue,
-        in_flight_max: usize,
-    ) -> Result<Self, BusError> {
+    pub(super) async fn join(hub: Arc<Hub>, queue: Queue, in_flight_max: usize) -> Result<Self, BusError> {
         let consumer = hub.ensure_consumer(&queue).await?;
         Ok(Self {
             link: hub.link.subscribe(),
@@ -61,10 +57,7 @@ impl NatsWorker {
 
     /// Waits for a message; `None` when something was healed or buried meanwhile and the caller should come again.
     async fn pull(&mut self) -> Result<Option<Message>, BusError> {
-        self.link
-            .wait_for(|link| link.up || link.closed)
-            .await
-            .map_err(|_| BusError::Closed)?;
+        self.link.wait_for(|link| link.up || link.closed).await.map_err(|_| BusError::Closed)?;
         self.hub.check_open()?;
         if self.consumer.is_none() {
             self.consumer = Some(self.hub.ensure_consumer(&self.queue).await?);
@@ -76,8 +69,7 @@ impl NatsWorker {
         let pull = self.pull.as_mut().expect("it was just opened");
         if pull.is_spent() {
             // The slot in the hands of `next` counts as free.
-            pull.ask(consumer, self.slots.available_permits() + 1)
-                .await?;
+            pull.ask(consumer, self.slots.available_permits() + 1).await?;
         }
         let pulled = tokio::select! {
             biased;
@@ -111,35 +103,19 @@ impl NatsWorker {
     }
 
     /// Turns a message into work, unless it is no message of this bus or has used up its attempts.
-    async fn accept(
-        &mut self,
-        message: Message,
-        slot: &mut Option<OwnedSemaphorePermit>,
-    ) -> Option<Heard> {
+    async fn accept(&mut self, message: Message, slot: &mut Option<OwnedSemaphorePermit>) -> Option<Heard> {
         let parcel = Parcel::open(message, &self.hub).await?;
         if parcel.attempt > self.queue.attempts_max() {
             self.spent = Some(parcel);
             return None;
         }
         let (id, attempt, payload) = (parcel.id.clone(), parcel.attempt, parcel.payload.clone());
-        let lease = Lease {
-            hub: Arc::clone(&self.hub),
-            queue: self.queue.clone(),
-            parcel,
-            _slot: slot.take(),
-        };
-        Some(Heard::Work(Delivery::new(
-            id,
-            attempt,
-            payload,
-            Box::new(lease),
-        )))
+        let lease =
+            Lease { hub: Arc::clone(&self.hub), queue: self.queue.clone(), parcel, _slot: slot.take() };
+        Some(Heard::Work(Delivery::new(id, attempt, payload, Box::new(lease))))
     }
 
-    async fn step(
-        &mut self,
-        slot: &mut Option<OwnedSemaphorePermit>,
-    ) -> Result<Option<Heard>, BusError> {
+    async fn step(&mut self, slot: &mut Option<OwnedSemaphorePermit>) -> Result<Option<Heard>, BusError> {
         if let Some(letter) = self.bury_spent().await? {
             return Ok(Some(Heard::Dead(letter)));
         }
@@ -153,10 +129,7 @@ impl NatsWorker {
 #[async_trait]
 impl Worker for NatsWorker {
     async fn next(&mut self) -> Result<Heard, BusError> {
-        let slot = Arc::clone(&self.slots)
-            .acquire_owned()
-            .await
-            .expect("slots are never closed");
+        let slot = Arc::clone(&self.slots).acquire_owned().await.expect("slots are never closed");
         let mut slot = Some(slot);
         loop {
             match self.step(&mut slot).await {
@@ -187,19 +160,9 @@ impl Parcel {
     /// Reads what a worker needs; ends a message that somebody else put on our subjects.
     async fn open(message: Message, hub: &Hub) -> Option<Self> {
         let reply = message.reply.clone()?;
-        let message = jetstream::Message {
-            message,
-            context: hub.jetstream.clone(),
-        };
-        let id = message
-            .subject
-            .rsplit('.')
-            .next()
-            .and_then(|id| id.parse().ok());
-        let known = message
-            .info()
-            .ok()
-            .map(|info| (info.delivered, info.stream_sequence));
+        let message = jetstream::Message { message, context: hub.jetstream.clone() };
+        let id = message.subject.rsplit('.').next().and_then(|id| id.parse().ok());
+        let known = message.info().ok().map(|info| (info.delivered, info.stream_sequence));
         let (Some(id), Some((delivered, sequence))) = (id, known) else {
             tracing::warn!(subject = %message.subject, "message is none of this bus, dropped");
             if let Err(error) = hub.settle(&reply, AckKind::Term).await {
@@ -208,25 +171,12 @@ impl Parcel {
             return None;
         };
         let attempt = u32::try_from(delivered).unwrap_or(u32::MAX);
-        Some(Self {
-            id,
-            attempt,
-            sequence,
-            payload: message.message.payload,
-            reply,
-        })
+        Some(Self { id, attempt, sequence, payload: message.message.payload, reply })
     }
 
     fn letter(&self, queue: &Queue, attempts: u32, reason: String) -> Letter {
         let (id, payload) = (self.id.clone(), self.payload.clone());
-        Letter {
-            queue: queue.name().to_owned(),
-            id,
-            attempts,
-            reason,
-            payload,
-            time: SystemTime::now(),
-        }
+        Letter { queue: queue.name().to_owned(), id, attempts, reason, payload, time: SystemTime::now() }
     }
 }
 
@@ -246,24 +196,16 @@ impl Settle for Lease {
 
     async fn retry(&self, after: Duration) -> Result<(), BusError> {
         let after = (!after.is_zero()).then_some(after);
-        self.hub
-            .settle(&self.parcel.reply, AckKind::Nak(after))
-            .await
+        self.hub.settle(&self.parcel.reply, AckKind::Nak(after)).await
     }
 
     async fn progress(&self) -> Result<(), BusError> {
-        let sent = self
-            .hub
-            .client
-            .publish(self.parcel.reply.clone(), AckKind::Progress.into())
-            .await;
+        let sent = self.hub.client.publish(self.parcel.reply.clone(), AckKind::Progress.into()).await;
         sent.map_err(|error| BusError::nats("report progress", error))
     }
 
     async fn bury(&self, reason: &str) -> Result<(), BusError> {
-        let letter = self
-            .parcel
-            .letter(&self.queue, self.parcel.attempt, reason.to_owned());
+        let letter = self.parcel.letter(&self.queue, self.parcel.attempt, reason.to_owned());
         letters::write(&self.hub, &letter, self.parcel.sequence).await?;
         self.hub.settle(&self.parcel.reply, AckKind::Term).await
     }
