@@ -217,7 +217,6 @@ impl Larder {
     pub fn serve(&self, roles: &[&str]) -> Service {
         let mut arguments = vec!["serve"];
         arguments.extend(roles);
-        arguments.extend(["--listen", "127.0.0.1:0", "--content-listen", "127.0.0.1:0"]);
         arguments.extend(["--admin-listen", "127.0.0.1:0"]);
         Service::await_ready(self.spawn(&arguments))
     }

@@ -53,6 +53,11 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// Returns the monitoring address: `http://127.0.0.1:PORT`.
+    pub fn monitor_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.monitor)
+    }
+
     /// Returns the monitoring page at `target`, such as `/jsz?streams=true`.
     pub fn monitor(&self, target: &str) -> serde_json::Value {
         let response = client::get(&format!("127.0.0.1:{}", self.monitor), target)

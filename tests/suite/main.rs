@@ -2,4 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod client;
+mod distributed;
+mod embedded;
 mod harness;
+mod hostile;
+mod platforms;
+mod ports;
+mod tidy;
+mod warm;

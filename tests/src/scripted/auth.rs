@@ -68,7 +68,10 @@ impl Shared {
         {
             return None;
         }
-        let scope = request.query.replace("%3A", ":").replace("%2F", "/").replace("%2C", ",");
+        // A form is written like a query.
+        let form = String::from_utf8_lossy(&request.body);
+        let asked = if request.method == "POST" { &form } else { request.query.as_str() };
+        let scope = asked.replace("%3A", ":").replace("%2F", "/").replace("%2C", ",");
         let mut tokens = locked(&self.tokens);
         let token = format!("token-{}", self.numbers.load(std::sync::atomic::Ordering::SeqCst));
         tokens.insert(token.clone(), scope);

@@ -18,6 +18,8 @@ pub struct Request {
     pub version: String,
     /// Names in lower case, in the order received.
     pub headers: Vec<(String, String)>,
+    /// The body, over HTTP/1.1 alone.
+    pub body: Vec<u8>,
 }
 
 impl Request {
@@ -34,7 +36,7 @@ impl Request {
         self
     }
 
-    /// Reads one request and passes over its body; none where the peer has closed instead.
+    /// Reads one request; none where the peer has closed instead.
     pub(super) fn read(stream: &mut impl Read) -> io::Result<Option<Self>> {
         let Some(head) = read_head(stream)? else {
             return Ok(None);
@@ -51,7 +53,7 @@ impl Request {
         let length = request.header("content-length").and_then(|length| length.parse().ok());
         let mut body = vec![0; length.unwrap_or(0).min(BODY_BYTES_MAX)];
         stream.read_exact(&mut body)?;
-        Ok(Some(request))
+        Ok(Some(Self { body, ..request }))
     }
 }
 
