@@ -45,6 +45,16 @@ impl Default for Config {
     }
 }
 
+/// The first words of all settings.
+const SETTINGS: [&str; 11] = [
+    "store", "bus", "drain_s", "nats", "s3", "registry", "facade", "fetcher", "verifier", "indexer", "pusher",
+];
+
+fn is_setting(key: &str) -> bool {
+    let first = key.split("__").next().unwrap_or(key).to_ascii_lowercase();
+    SETTINGS.contains(&first.as_str())
+}
+
 pub(crate) fn load(cli: &Cli) -> Result<Config, Failure> {
     let mut figment = Figment::new();
     match &cli.config {
@@ -62,8 +72,9 @@ pub(crate) fn load(cli: &Cli) -> Result<Config, Failure> {
             }
         }
     }
-    // These two belong to the command line.
-    let environment = Env::prefixed("LARDER_").ignore(&["config", "log"]).split("__");
+    // Kubernetes sets LARDER_PORT and its like for a Service of that name: only what is a setting by its first word is one. A
+    // misspelt key below a known word is still an error.
+    let environment = Env::prefixed("LARDER_").filter(|key| is_setting(key.as_str())).split("__");
     figment = figment.merge(environment);
     for (key, value) in [("store", &cli.store), ("bus", &cli.bus)] {
         if let Some(value) = value {
@@ -73,12 +84,14 @@ pub(crate) fn load(cli: &Cli) -> Result<Config, Failure> {
     let mut config: Config =
         figment.extract().map_err(|error| Failure::usage(format!("configuration: {error}")))?;
     if config.store.is_empty() {
-        let folder = folder("XDG_CACHE_HOME", ".cache").ok_or_else(|| {
+        let folder = folder("XDG_CACHE_HOME", ".cache").map(|folder| folder.join("larder"));
+        let url = folder.and_then(|folder| url::Url::from_file_path(folder).ok());
+        let url = url.ok_or_else(|| {
             Failure::usage(
                 "there is no home directory for the default store; give one with --store file:///DIR",
             )
         })?;
-        config.store = format!("file://{}", folder.join("larder").display());
+        config.store = url.into();
     }
     Ok(config)
 }
@@ -90,4 +103,32 @@ fn folder(variable: &str, below_home: &str) -> Option<PathBuf> {
         let home = std::env::var_os("HOME").filter(|home| !home.is_empty())?;
         Some(PathBuf::from(home).join(below_home))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_told_from_what_kubernetes_sets() {
+        for key in ["STORE", "s3__endpoint", "REGISTRY__HOSTS", "DRAIN_S"] {
+            assert!(is_setting(key), "{key}");
+        }
+        for key in ["PORT", "SERVICE_HOST", "PORT_5050_TCP", "CONFIG", "LOG", "BIN"] {
+            assert!(!is_setting(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn every_setting_is_known_by_its_first_word() {
+        let known = format!("{:?}", Config::default());
+        for word in SETTINGS {
+            assert!(known.contains(&format!("{word}: ")), "{word} is no setting");
+        }
+        assert_eq!(
+            known.matches("Config {").count(),
+            8,
+            "a new part of the settings wants its word in SETTINGS"
+        );
+    }
 }

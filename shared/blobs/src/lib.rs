@@ -25,7 +25,7 @@ use object_store::ObjectStore;
 
 pub use error::BlobError;
 
-/// The bytes that can be waiting between a network and a disk, per blob, in chunks.
+/// Chunks, of some 100 KiB each, that can be waiting between a network and a disk, per blob.
 const CHUNKS_IN_FLIGHT_MAX: usize = 4;
 /// Questions to an object store about presence, at a time.
 const LOOKS_IN_FLIGHT_MAX: usize = 32;

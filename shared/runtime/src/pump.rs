@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, Message};
 use larder_bus::{BusError, Delivery, Heard, MessageId, Queue};
-use larder_messages::{Announcement, Envelope, Job, News, Reason, ReasonKind, Work};
+use larder_messages::{Announcement, Envelope, Job, News, Reason, ReasonKind, VERSION, Work};
 
 use crate::voice::{payload, queue};
 use crate::{Runtime, Voice, metrics};
@@ -129,6 +129,12 @@ impl Runtime {
             settled(delivery.bury("not a fact of this kind").await);
             return;
         };
+        if envelope.v > VERSION {
+            // A later version may mean something else by the same words; a worker of that version will come by.
+            metrics::JOBS.with_label_values(&[F::NAME, "retried"]).inc();
+            settled(delivery.retry(BUS_RETRY).await);
+            return;
+        }
         let job = envelope.job.clone();
         let answer = with_progress(&delivery, ask(envelope.fact, envelope.job)).await;
         let outcome = match answer {
