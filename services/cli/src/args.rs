@@ -30,7 +30,7 @@ pub(crate) struct Cli {
     /// Where blobs and names are: file:///DIR or s3://BUCKET[/PREFIX] [default: larder in the XDG cache directory]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) store: Option<String>,
-    /// What services talk over: mem: (all in this process) or nats://HOST[:PORT] [default: mem:]
+    /// What services talk over: mem: (all in this process) or nats://HOST:PORT [default: mem:]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) bus: Option<String>,
     /// Print one JSON object per line

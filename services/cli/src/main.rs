@@ -23,7 +23,11 @@ fn main() {
     let screen = Screen { json: cli.json, quiet: cli.quiet };
     let system = actix_rt::System::with_tokio_rt(|| {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.enable_all().build().expect("the operating system starts threads")
+        builder
+            .enable_all()
+            .worker_threads(receiving_threads())
+            .build()
+            .expect("the operating system starts threads")
     });
     let code = match system.block_on(run(cli)) {
         Ok(()) => 0,
@@ -35,6 +39,11 @@ fn main() {
     let _ = std::io::stdout().flush();
     // Work in flight is safe to drop at any moment; waiting for it would only delay the prompt.
     std::process::exit(code)
+}
+
+/// Half of the processors receive; the threads that hash and write need the other half.
+fn receiving_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(2))
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {

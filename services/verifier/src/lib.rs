@@ -1,6 +1,6 @@
 //! Judges an image before it gets a name.
 //!
-//! Hears [`ImageStored`]; says [`ImageVerified`]; touches `blobs`. It also re-hashes what a name points to when asked
+//! Hears [`ImageStored`]; says [`larder_messages::ImageVerified`]; touches `blobs`. It also re-hashes what a name points to when asked
 //! ([`AuditWanted`]).
 
 mod audit;
