@@ -3,7 +3,7 @@
 //! `index.json` is swapped in by rename, so it is whole at every moment. `ledger/stamp` remembers which file larder wrote last;
 //! any other file is somebody else's edit, and so is one that a crash left between view and ledger: both are adopted.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use larder_oci::{Descriptor, Digest, media_type};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::CatalogError;
+use crate::ledger::is_name;
 
 const NAME_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 const LOCK_RETRY: Duration = Duration::from_millis(2);
@@ -33,11 +35,20 @@ struct View {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     media_type: Option<String>,
     #[serde(default, deserialize_with = "null_as_empty")]
-    manifests: Vec<Descriptor>,
+    manifests: Vec<Value>,
+}
+
+/// What `index.json` lists.
+#[derive(Default)]
+pub(crate) struct Entries {
+    /// By name; of several with one name the first, as other tools take it.
+    pub(crate) named: Vec<(String, Descriptor)>,
+    /// What cannot be a name here: carried along as it is.
+    kept: Vec<Value>,
 }
 
 /// Tools that remove the last entry write `null`.
-fn null_as_empty<'de, D: serde::Deserializer<'de>>(json: D) -> Result<Vec<Descriptor>, D::Error> {
+fn null_as_empty<'de, D: serde::Deserializer<'de>>(json: D) -> Result<Vec<Value>, D::Error> {
     Ok(Option::deserialize(json)?.unwrap_or_default())
 }
 
@@ -109,27 +120,22 @@ impl Layout {
         }
     }
 
-    /// The entries of `index.json`: none when there is no such file; of two with one name, the last.
-    pub(crate) fn entries(&self) -> Result<Vec<(String, Descriptor)>, CatalogError> {
+    /// The entries of `index.json`: none when there is no such file.
+    pub(crate) fn entries(&self) -> Result<Entries, CatalogError> {
         let path = self.index();
         let json = match fs::read(&path) {
             Ok(json) => json,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Entries::default()),
             Err(error) => return Err(failed("read", &path)(error)),
         };
         let view: View =
             serde_json::from_slice(&json).map_err(|source| CatalogError::Layout { path, source })?;
-        let mut entries: Vec<(String, Descriptor)> = Vec::with_capacity(view.manifests.len());
-        let mut places = HashMap::new();
-        for descriptor in view.manifests {
-            let named = descriptor.annotations.get(NAME_ANNOTATION);
-            let named = named.filter(|name| !name.is_empty());
-            let name = named.cloned().unwrap_or_else(|| descriptor.digest.to_string());
-            if let Some(place) = places.insert(name.clone(), entries.len()) {
-                places.insert(name, place);
-                entries[place].1 = descriptor;
-            } else {
-                entries.push((name, descriptor));
+        let mut entries = Entries::default();
+        let mut seen = HashSet::new();
+        for value in view.manifests {
+            match named(&value).filter(|(name, _)| seen.insert(name.clone())) {
+                Some(entry) => entries.named.push(entry),
+                None => entries.kept.push(value),
             }
         }
         Ok(entries)
@@ -138,32 +144,41 @@ impl Layout {
     /// Changes one entry of `index.json`, or drops it.
     pub(crate) fn show(&self, name: &str, descriptor: Option<&Descriptor>) -> Result<(), CatalogError> {
         let mut entries = self.entries()?;
-        let place = entries.iter().position(|(known, _)| known == name);
+        let place = entries.named.iter().position(|(known, _)| known == name);
         match (place, descriptor) {
-            (Some(place), Some(descriptor)) => entries[place].1 = descriptor.clone(),
-            (None, Some(descriptor)) => entries.push((name.to_owned(), descriptor.clone())),
-            (Some(place), None) => drop(entries.remove(place)),
-            (None, None) => {}
+            (Some(place), Some(descriptor)) => entries.named[place].1 = descriptor.clone(),
+            (None, Some(descriptor)) => entries.named.push((name.to_owned(), descriptor.clone())),
+            (place, None) => {
+                place.map(|place| entries.named.remove(place));
+                // Another entry of that name would take its place.
+                entries.kept.retain(|value| named(value).is_none_or(|(known, _)| known != name));
+            }
         }
         self.rewrite(&entries)
     }
 
-    pub(crate) fn rewrite(&self, entries: &[(String, Descriptor)]) -> Result<(), CatalogError> {
+    pub(crate) fn rewrite(&self, entries: &Entries) -> Result<(), CatalogError> {
         let entry = |(name, descriptor): &(String, Descriptor)| {
             let mut descriptor = descriptor.clone();
             // An entry that has only its digest for a name came without one, and stays so.
             if name.parse::<Digest>().is_err() {
                 descriptor.annotations.insert(NAME_ANNOTATION.to_owned(), name.clone());
             }
-            descriptor
+            serde_json::to_value(descriptor).expect("a descriptor is plain data")
         };
         let view = View {
             schema_version: 2,
             media_type: Some(media_type::OCI_INDEX.to_owned()),
-            manifests: entries.iter().map(entry).collect(),
+            manifests: entries.named.iter().map(entry).chain(entries.kept.iter().cloned()).collect(),
         };
         let json = serde_json::to_vec(&view).expect("a view is plain data");
         self.replace(&self.index(), &json)
+    }
+
+    /// Puts an `index.json` that cannot be read out of the way.
+    pub(crate) fn set_damaged_aside(&self) -> Result<(), CatalogError> {
+        let aside = self.root.join("index.json.damaged");
+        fs::rename(self.index(), &aside).map_err(failed("rename to", &aside))
     }
 
     /// Whether the blob behind `descriptor` is there.
@@ -187,6 +202,14 @@ impl Layout {
         let synced = File::open(&self.root).and_then(|folder| folder.sync_all());
         synced.map_err(failed("sync", &self.root))
     }
+}
+
+/// The name and target of an entry, if it has a target that can be understood and a name that can be kept.
+fn named(value: &Value) -> Option<(String, Descriptor)> {
+    let descriptor: Descriptor = serde_json::from_value(value.clone()).ok()?;
+    let name = descriptor.annotations.get(NAME_ANNOTATION).filter(|name| !name.is_empty());
+    let name = name.cloned().unwrap_or_else(|| descriptor.digest.to_string());
+    is_name(&name).then_some((name, descriptor))
 }
 
 fn is_read_only(error: &io::Error) -> bool {
@@ -224,7 +247,7 @@ mod tests {
 
     fn names(root: &Path) -> Vec<String> {
         let layout = Layout::open(root).unwrap();
-        layout.entries().unwrap().into_iter().map(|(name, _)| name).collect()
+        layout.entries().unwrap().named.into_iter().map(|(name, _)| name).collect()
     }
 
     #[tokio::test]
@@ -270,6 +293,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn entries_that_are_no_names_here_are_carried_along() {
+        let root = tempfile::tempdir().unwrap();
+        let strange = entry(Some("three"), "c").replace("sha256:", "sha384:");
+        let unreadable = entry(Some("new\\nline"), "d");
+        let entries = [entry(Some("x"), "a"), entry(Some("x"), "b"), strange, unreadable];
+        write_index(root.path(), &entries);
+        let catalog = Catalog::on_disk(root.path()).await.unwrap();
+        assert!(catalog.resolve("x").await.unwrap().unwrap().points_to(&descriptor("a")));
+        catalog.set("h.io/r:1", &descriptor("e"), Origin::Pulled).await.unwrap();
+        let text = fs::read_to_string(root.path().join("index.json")).unwrap();
+        for digest in ["a", "b", "c", "d", "e"].map(|what| Digest::of(what.as_bytes())) {
+            assert!(text.contains(digest.hex()), "{digest} was dropped: {text}");
+        }
+        assert!(catalog.remove("x", Origin::Removed).await.unwrap());
+        assert!(catalog.resolve("x").await.unwrap().is_none());
+    }
+
+    #[tokio::test]
     async fn crash_between_view_and_ledger_is_healed() {
         let root = tempfile::tempdir().unwrap();
         let catalog = Catalog::on_disk(root.path()).await.unwrap();
@@ -293,6 +334,7 @@ mod tests {
         fs::write(root.path().join("index.json"), "{\"sch").unwrap();
         assert!(catalog.resolve("h.io/r:1").await.unwrap().is_some());
         assert_eq!(names(root.path()), ["h.io/r:1"]);
+        assert!(root.path().join("index.json.damaged").exists());
     }
 
     #[cfg(feature = "suite")]

@@ -183,10 +183,15 @@ fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Whether a ledger can hold `name`.
+pub(crate) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control)
+}
+
 /// The name as one component of a path: what is not a letter, a digit or one of `.:_-@` becomes `=` and two hex digits, and a
 /// name too long for a file name is cut and gets its hash.
 fn key(name: &str) -> Result<String, CatalogError> {
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+    if !is_name(name) {
         return Err(CatalogError::Name(name.chars().take(NAME_BYTES_MAX).collect()));
     }
     let mut key = String::with_capacity(name.len() + 8);

@@ -22,7 +22,7 @@ use object_store::local::LocalFileSystem;
 pub use error::CatalogError;
 pub use ledger::{Origin, Record};
 
-use layout::Layout;
+use layout::{Entries, Layout};
 use ledger::Ledger;
 
 /// The names of a store; clones share it.
@@ -152,7 +152,7 @@ impl Catalog {
         match &self.layout {
             Some(layout) if !layout.is_ours()? => {
                 if layout.is_read_only() {
-                    return layout.entries().map(|entries| Some(Record::of_view(entries)));
+                    return layout.entries().map(|entries| Some(Record::of_view(entries.named)));
                 }
                 self.lock_and_adopt().await.map(|_| None)
             }
@@ -169,35 +169,35 @@ impl Catalog {
             return Ok(Some(lock));
         }
         let known = self.ledger.list().await?;
-        let view = match layout.entries() {
+        let mut view = match layout.entries() {
             Err(error @ CatalogError::Layout { .. }) if !known.is_empty() => {
-                tracing::warn!(%error, "index.json is damaged; it is written anew from the ledger");
-                Vec::new()
+                tracing::warn!(%error, "index.json is damaged; it is kept as index.json.damaged and written anew from the ledger");
+                layout.set_damaged_aside()?;
+                Entries::default()
             }
             view => view?,
         };
-        for (name, descriptor) in &view {
+        for (name, descriptor) in &view.named {
             let same = |record: &&Record| record.name == *name && record.points_to(descriptor);
             if known.iter().find(same).is_none() {
                 self.ledger.append(name, Some(descriptor), Origin::Adopted).await?;
             }
         }
-        let mut shown = view;
         for record in known {
             let Some(descriptor) = record.descriptor else {
                 continue;
             };
-            if shown.iter().any(|(name, _)| *name == record.name) {
+            if view.named.iter().any(|(name, _)| *name == record.name) {
                 continue;
             }
             // Another tool dropped it. Two tools that write at once also look like that, so it goes only with its content.
             if layout.holds(&descriptor) {
-                shown.push((record.name, descriptor));
+                view.named.push((record.name, descriptor));
             } else {
                 self.ledger.append(&record.name, None, Origin::Adopted).await?;
             }
         }
-        layout.rewrite(&shown)?;
+        layout.rewrite(&view)?;
         layout.stamp()?;
         Ok(Some(lock))
     }
