@@ -7,6 +7,7 @@ mod distributed;
 mod embedded;
 mod harness;
 mod hostile;
+mod mistakes;
 mod platforms;
 mod ports;
 mod tidy;

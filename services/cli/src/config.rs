@@ -50,6 +50,13 @@ const SETTINGS: [&str; 11] = [
     "store", "bus", "drain_s", "nats", "s3", "registry", "facade", "fetcher", "verifier", "indexer", "pusher",
 ];
 
+/// The settings below `s3` that are text.
+const S3_TEXTS: [&str; 4] = ["endpoint", "region", "access_key_id", "secret_access_key"];
+
+fn is_text(key: &str) -> bool {
+    S3_TEXTS.iter().any(|text| key.eq_ignore_ascii_case(&format!("s3__{text}")))
+}
+
 fn is_setting(key: &str) -> bool {
     let first = key.split("__").next().unwrap_or(key).to_ascii_lowercase();
     SETTINGS.contains(&first.as_str())
@@ -74,8 +81,15 @@ pub(crate) fn load(cli: &Cli) -> Result<Config, Failure> {
     }
     // Kubernetes sets LARDER_PORT and its like for a Service of that name: only what is a setting by its first word is one. A
     // misspelt key below a known word is still an error.
-    let environment = Env::prefixed("LARDER_").filter(|key| is_setting(key.as_str())).split("__");
-    figment = figment.merge(environment);
+    let environment =
+        Env::prefixed("LARDER_").filter(|key| is_setting(key.as_str()) && !is_text(key.as_str()));
+    figment = figment.merge(environment.split("__"));
+    for key in S3_TEXTS {
+        // Taken as they are: read as figment reads the rest, a key of digits alone would be a number, and shown in an error.
+        if let Ok(text) = std::env::var(format!("LARDER_S3__{}", key.to_ascii_uppercase())) {
+            figment = figment.merge(Serialized::default(&format!("s3.{key}"), text));
+        }
+    }
     for (key, value) in [("store", &cli.store), ("bus", &cli.bus)] {
         if let Some(value) = value {
             figment = figment.merge(Serialized::default(key, value));
@@ -83,6 +97,7 @@ pub(crate) fn load(cli: &Cli) -> Result<Config, Failure> {
     }
     let mut config: Config =
         figment.extract().map_err(|error| Failure::usage(format!("configuration: {error}")))?;
+    refuse_zero(&config)?;
     if config.store.is_empty() {
         let folder = folder("XDG_CACHE_HOME", ".cache").map(|folder| folder.join("larder"));
         let url = folder.and_then(|folder| url::Url::from_file_path(folder).ok());
@@ -94,6 +109,22 @@ pub(crate) fn load(cli: &Cli) -> Result<Config, Failure> {
         config.store = url.into();
     }
     Ok(config)
+}
+
+/// Refuses settings with which nothing would ever happen.
+fn refuse_zero(config: &Config) -> Result<(), Failure> {
+    let bounds = [
+        ("fetcher.images_in_flight_max", config.fetcher.images_in_flight_max),
+        ("fetcher.blobs_in_flight_max", config.fetcher.blobs_in_flight_max),
+        ("verifier.images_in_flight_max", config.verifier.images_in_flight_max),
+        ("verifier.audits_in_flight_max", config.verifier.audits_in_flight_max),
+        ("indexer.names_in_flight_max", config.indexer.names_in_flight_max),
+        ("pusher.images_in_flight_max", config.pusher.images_in_flight_max),
+    ];
+    match bounds.iter().find(|(_, bound)| *bound == 0) {
+        Some((key, _)) => Err(Failure::usage(format!("configuration: {key} is 0; it must be at least 1"))),
+        None => Ok(()),
+    }
 }
 
 /// A folder of the XDG base directory specification.

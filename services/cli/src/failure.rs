@@ -18,6 +18,8 @@ pub(crate) enum Kind {
     NotFound,
     Integrity,
     Interrupted,
+    /// Whoever read the output has seen enough.
+    Unread,
 }
 
 impl Failure {
@@ -32,6 +34,7 @@ impl Failure {
     /// The process's exit code.
     pub(crate) fn code(&self) -> i32 {
         match self.kind {
+            Kind::Unread => 0,
             Kind::Failed => 1,
             Kind::Usage => 2,
             Kind::NotFound => 3,
@@ -56,6 +59,10 @@ impl From<ProviderError> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self::failed("cannot write the output", error)
+        let mut failure = Self::failed("cannot write the output", &error);
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            failure.kind = Kind::Unread;
+        }
+        failure
     }
 }

@@ -15,9 +15,11 @@ const BARS_MAX: usize = 12;
 
 /// Chooses how to show pulls.
 pub(crate) fn watch(screen: Screen) -> Option<Arc<dyn Watch>> {
-    if screen.json {
+    if screen.quiet {
+        None
+    } else if screen.json {
         Some(Arc::new(Lines))
-    } else if !screen.quiet && io::stderr().is_terminal() {
+    } else if io::stderr().is_terminal() {
         Some(Arc::new(Bars::new()))
     } else {
         None

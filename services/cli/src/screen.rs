@@ -38,6 +38,9 @@ impl Screen {
             kind: Kind,
             message: &'a str,
         }
+        if failure.kind == Kind::Unread {
+            return;
+        }
         if self.json {
             let line = Line { event: "failed", kind: failure.kind, message: &failure.message };
             let _ = writeln!(io::stdout(), "{}", serde_json::to_string(&line).unwrap_or_default());

@@ -46,6 +46,9 @@ pub(crate) async fn open(url: &str, s3: &S3) -> Result<(Blobs, Catalog), Failure
         Failure::usage(format!("store {url:?} is no URL ({error}); try file:///DIR or s3://BUCKET"))
     })?;
     match parsed.scheme() {
+        "file" if parsed.query().is_some() || parsed.fragment().is_some() => {
+            Err(Failure::usage(format!("store {url:?} has a ? or # in it; write them as %3F and %23")))
+        }
         "file" => {
             let root: PathBuf = parsed.to_file_path().map_err(|()| {
                 Failure::usage(format!("store {url:?} has no absolute path; try file:///DIR"))
@@ -65,9 +68,7 @@ pub(crate) async fn open(url: &str, s3: &S3) -> Result<(Blobs, Catalog), Failure
 }
 
 fn store_failure(url: &str, error: &dyn std::error::Error) -> Failure {
-    let causes: Vec<String> =
-        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
-    Failure::failed(&format!("cannot open the store {url}"), causes.join(": "))
+    Failure::failed(&format!("cannot open the store {url}"), crate::wiring::chain(error))
 }
 
 fn s3_store(url: &Url, s3: &S3) -> Result<Arc<dyn ObjectStore>, Failure> {
@@ -80,7 +81,7 @@ fn s3_store(url: &Url, s3: &S3) -> Result<Arc<dyn ObjectStore>, Failure> {
         .with_timeout_disabled()
         .with_connect_timeout(Duration::from_millis(s3.connect_timeout_ms.unwrap_or(5_000)))
         .with_read_timeout(Duration::from_millis(s3.read_timeout_ms.unwrap_or(30_000)));
-    let plain = s3.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let plain = s3.endpoint.as_deref().map(is_plain).transpose()?.unwrap_or(false);
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_client_options(client.with_allow_http(plain || allows_http()))
@@ -102,7 +103,20 @@ fn s3_store(url: &Url, s3: &S3) -> Result<Arc<dyn ObjectStore>, Failure> {
     Ok(if prefix.is_empty() { Arc::new(store) } else { Arc::new(PrefixStore::new(store, prefix)) })
 }
 
+/// Whether an endpoint is reached in clear text.
+fn is_plain(endpoint: &str) -> Result<bool, Failure> {
+    let parsed = Url::parse(endpoint).ok().filter(Url::has_host);
+    match parsed.as_ref().map(Url::scheme) {
+        Some("http") => Ok(true),
+        Some("https") => Ok(false),
+        _ => Err(Failure::usage(format!(
+            "s3.endpoint {endpoint:?} is no URL; try http://HOST:PORT or https://HOST"
+        ))),
+    }
+}
+
 fn allows_http() -> bool {
-    std::env::var("AWS_ENDPOINT_URL").is_ok_and(|endpoint| endpoint.starts_with("http://"))
+    let plain = |variable| std::env::var(variable).is_ok_and(|endpoint| endpoint.starts_with("http://"));
+    ["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"].into_iter().any(plain)
         || std::env::var("AWS_ALLOW_HTTP").is_ok_and(|allow| allow == "true")
 }

@@ -7,6 +7,7 @@ use larder_blobs::Blobs;
 use larder_bus::{Bus, Durability};
 use larder_catalog::Catalog;
 use larder_facade::Facade;
+use larder_messages::{Reason, ReasonKind};
 use larder_registry::Client;
 use larder_runtime::{Runtime, metrics};
 
@@ -117,6 +118,5 @@ pub(crate) async fn warn_of_lazy_sync(config: &Config) {
 }
 
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    Reason::of(ReasonKind::Other, error).message
 }

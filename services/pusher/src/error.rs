@@ -59,6 +59,7 @@ impl From<PushError> for Failure {
             PushError::Taken { .. } => ReasonKind::Conflict,
             PushError::Upstream { source, .. } => match source {
                 RegistryError::Unauthorized { .. } | RegistryError::Denied { .. } => ReasonKind::Denied,
+                RegistryError::Source { source } if is_corrupt(source) => ReasonKind::Integrity,
                 source if source.is_integrity() => ReasonKind::Integrity,
                 _ => ReasonKind::Upstream,
             },
@@ -71,4 +72,10 @@ impl From<PushError> for Failure {
         };
         Self { reason: Reason::of(kind, &error), retry_after: None }
     }
+}
+
+/// Whether what was read from the store did not hold.
+fn is_corrupt(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<BlobError>());
+    inner.is_some_and(BlobError::is_integrity)
 }

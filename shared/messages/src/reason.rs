@@ -55,11 +55,15 @@ impl Reason {
 
     /// A reason that tells `error` with all its causes.
     pub fn of(kind: ReasonKind, error: &dyn std::error::Error) -> Self {
-        let mut message = error.to_string();
+        let mut message = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
         let mut cause = error.source();
         while let Some(error) = cause {
-            message.push_str(": ");
-            message.push_str(&error.to_string());
+            // Some libraries tell their causes themselves, and some in many lines.
+            let text = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+            if !message.contains(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
             cause = error.source();
         }
         Self::new(kind, message)

@@ -21,8 +21,9 @@ pub async fn serve(
 ) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(listen).await?;
     let address = listener.local_addr()?;
-    let stopping = runtime.stopping();
-    let ready = stopping.clone();
+    let ready = runtime.stopping();
+    // Whoever watches the process may do so until its work is drained.
+    let stopped = runtime.stopped.clone();
     let routes = Router::new()
         .route(
             "/metrics",
@@ -42,8 +43,8 @@ pub async fn serve(
                 }
             }),
         );
-    runtime.spawn(async move {
-        let shutdown = stopping.cancelled_owned();
+    runtime.spawn_watcher(async move {
+        let shutdown = stopped.cancelled_owned();
         if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(shutdown).await {
             tracing::error!(%error, "the administrative listener ended");
         }

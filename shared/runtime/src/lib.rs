@@ -28,12 +28,20 @@ pub struct Runtime {
     voice: Voice,
     tasks: TaskTracker,
     stopping: CancellationToken,
+    watchers: TaskTracker,
+    stopped: CancellationToken,
 }
 
 impl Runtime {
     /// A runtime on `bus`.
     pub fn new(bus: Arc<dyn Bus>) -> Self {
-        Self { voice: Voice::new(bus), tasks: TaskTracker::new(), stopping: CancellationToken::new() }
+        Self {
+            voice: Voice::new(bus),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            watchers: TaskTracker::new(),
+            stopped: CancellationToken::new(),
+        }
     }
 
     /// What actors speak with.
@@ -44,6 +52,11 @@ impl Runtime {
     /// Starts a task that the runtime waits for when it stops.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
+    }
+
+    /// Starts a task that may go on while the others are drained, and ends when they are.
+    pub(crate) fn spawn_watcher(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.watchers.spawn(task);
     }
 
     /// Completes when the runtime begins to stop.
@@ -60,6 +73,10 @@ impl Runtime {
             tracing::warn!(left = self.tasks.len(), "work in flight is left to others");
         }
         self.voice.close().await;
+        self.stopped.cancel();
+        self.watchers.close();
+        // They have nothing to finish; one that hangs is not waited for.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.watchers.wait()).await;
     }
 }
 

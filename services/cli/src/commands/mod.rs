@@ -6,6 +6,8 @@ mod names;
 mod pull;
 mod serve;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::args::{Cli, Command, PushMode};
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
@@ -21,7 +23,7 @@ pub(crate) async fn run(cli: Cli, config: Config) -> Result<(), Failure> {
     let work = command(cli.command, screen, &process);
     let done = tokio::select! {
         done = work => done,
-        _ = tokio::signal::ctrl_c() => Err(Failure {
+        () = told_to_end() => Err(Failure {
             message: "interrupted; what is complete is kept, and the same command goes on from there".to_owned(),
             kind: Kind::Interrupted,
         }),
@@ -55,5 +57,19 @@ async fn command(command: Command, screen: Screen, process: &Process) -> Result<
         Command::Verify { names, all } => names::verify(facade, screen, names, all).await,
         Command::Jobs { limit } => serve::jobs(process, screen, limit).await,
         Command::Serve { .. } => unreachable!("served before"),
+    }
+}
+
+/// Completes when a person or a supervisor wants the process to end.
+pub(crate) async fn told_to_end() {
+    let (Ok(mut terminate), Ok(mut hang_up)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+        _ = hang_up.recv() => {}
     }
 }

@@ -19,9 +19,15 @@ pub(crate) async fn rm(facade: &Facade, screen: Screen, names: &[String]) -> Res
     }
     let mut failed = None;
     for name in names {
-        if facade.remove(name).await? {
-            screen.result(&Line { event: "removed", name }, || name.clone())?;
-        } else if let Some(earlier) = failed.replace(not_cached(name)) {
+        let failure = match facade.remove(name).await {
+            Ok(true) => {
+                screen.result(&Line { event: "removed", name }, || name.clone())?;
+                continue;
+            }
+            Ok(false) => not_cached(name),
+            Err(error) => error.into(),
+        };
+        if let Some(earlier) = failed.replace(failure) {
             screen.failed(&earlier);
         }
     }
@@ -38,13 +44,28 @@ pub(crate) async fn verify(
         names = facade.list().await?.into_iter().map(|name| name.name).collect();
     }
     let mut bad = 0;
+    let mut failed: Option<Failure> = None;
     for name in &names {
-        let audit = facade.verify(name).await?;
-        bad += usize::from(!audit.problems.is_empty());
-        screen.result(&audit, || describe(&audit))?;
+        match facade.verify(name).await {
+            Ok(audit) => {
+                bad += usize::from(!audit.problems.is_empty());
+                screen.result(&audit, || describe(&audit))?;
+            }
+            // Somebody removed it meanwhile.
+            Err(error) if all && error.is_not_found() => {}
+            Err(error) => {
+                if let Some(earlier) = failed.replace(error.into()) {
+                    screen.failed(&earlier);
+                }
+            }
+        }
     }
     if bad == 0 {
-        return Ok(());
+        return failed.map_or(Ok(()), Err);
+    }
+    // A byte that does not hold outweighs a name that is not there.
+    if let Some(failed) = failed {
+        screen.failed(&failed);
     }
     Err(Failure { message: format!("{bad} of {} names do not hold", names.len()), kind: Kind::Integrity })
 }

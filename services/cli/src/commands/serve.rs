@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use larder_runtime::{admin, metrics};
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 
+use super::told_to_end;
 use crate::args::Role;
 use crate::config::Config;
 use crate::failure::Failure;
@@ -41,13 +41,12 @@ pub(crate) async fn serve(config: &Config, roles: &[Role], admin_listen: SocketA
     let line = serde_json::to_string(&ready).map_err(|error| Failure::failed("cannot print", error))?;
     writeln!(io::stdout(), "{line}")?;
     io::stdout().flush()?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    told_to_end().await;
+    tracing::info!("stopping; a second signal ends it at once");
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+        () = process.runtime.stop(Duration::from_secs(config.drain_s)) => {}
+        () = told_to_end() => {}
     }
-    tracing::info!("stopping");
-    process.runtime.stop(Duration::from_secs(config.drain_s)).await;
     Ok(())
 }
 
