@@ -16,11 +16,9 @@ use larder_oci::{Algorithm, Digest, Digester};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::{BATCHES_IN_FLIGHT_MAX, BlobError, Claim, Content, Ingest, check};
+use crate::{BlobError, CHUNKS_IN_FLIGHT_MAX, Claim, Content, Ingest, check};
 
 const READ_BYTES: usize = 1 << 20;
-/// Waking a busy thread for less would spend as much on waking as on working.
-const BATCH_BYTES: usize = 512 << 10;
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 pub(crate) struct Disk {
@@ -31,13 +29,10 @@ pub(crate) struct Writer {
     orders: mpsc::Sender<Order>,
     thread: Option<JoinHandle<Result<u64, BlobError>>>,
     offset: u64,
-    /// What came while the thread was busy.
-    batch: Vec<Bytes>,
-    batch_bytes: usize,
 }
 
 enum Order {
-    Batch(Vec<Bytes>),
+    Bytes(Bytes),
     Restart,
     Commit,
 }
@@ -117,7 +112,7 @@ impl Disk {
     ) -> Result<Writer, BlobError> {
         let there = file.metadata().map_err(failed("look at", &partial))?.len();
         let offset = if size.is_some_and(|size| there <= size) { there } else { 0 };
-        let (orders, inbox) = mpsc::channel(BATCHES_IN_FLIGHT_MAX);
+        let (orders, inbox) = mpsc::channel(CHUNKS_IN_FLIGHT_MAX);
         let spool = Spool {
             file,
             partial,
@@ -128,7 +123,7 @@ impl Disk {
             length: offset,
         };
         let thread = tokio::task::spawn_blocking(move || spool.run(inbox));
-        Ok(Writer { orders, thread: Some(thread), offset, batch: Vec::new(), batch_bytes: 0 })
+        Ok(Writer { orders, thread: Some(thread), offset })
     }
 
     pub(crate) fn read(&self, digest: &Digest) -> Result<Content, BlobError> {
@@ -141,7 +136,7 @@ impl Disk {
             Err(error) => return Err(failed("open", &path)(error)),
         };
         let size = file.metadata().map_err(failed("look at", &path))?.len();
-        let (chunks, stream) = mpsc::channel(BATCHES_IN_FLIGHT_MAX);
+        let (chunks, stream) = mpsc::channel(CHUNKS_IN_FLIGHT_MAX);
         let digest = digest.clone();
         tokio::task::spawn_blocking(move || {
             if let Err(error) = read_verified(file, &path, &digest, size, &chunks) {
@@ -208,27 +203,15 @@ impl Writer {
     }
 
     pub(crate) async fn write(&mut self, bytes: Bytes) -> Result<(), BlobError> {
-        self.batch_bytes += bytes.len();
-        self.batch.push(bytes);
-        let is_idle = self.orders.capacity() == BATCHES_IN_FLIGHT_MAX;
-        if is_idle || self.batch_bytes >= BATCH_BYTES { self.send_batch().await } else { Ok(()) }
-    }
-
-    async fn send_batch(&mut self) -> Result<(), BlobError> {
-        self.batch_bytes = 0;
-        let batch = std::mem::take(&mut self.batch);
-        self.order(Order::Batch(batch)).await
+        self.order(Order::Bytes(bytes)).await
     }
 
     pub(crate) async fn restart(&mut self) -> Result<(), BlobError> {
         self.offset = 0;
-        self.batch_bytes = 0;
-        self.batch.clear();
         self.order(Order::Restart).await
     }
 
     pub(crate) async fn commit(mut self) -> Result<u64, BlobError> {
-        self.send_batch().await?;
         self.order(Order::Commit).await?;
         self.finish().await
     }
@@ -265,7 +248,7 @@ impl Spool {
         self.take_up()?;
         while let Some(order) = inbox.blocking_recv() {
             match order {
-                Order::Batch(batch) => batch.iter().try_for_each(|bytes| self.write(bytes))?,
+                Order::Bytes(bytes) => self.write(&bytes)?,
                 Order::Restart => self.clear()?,
                 Order::Commit => return self.commit(),
             }

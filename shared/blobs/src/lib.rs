@@ -25,8 +25,8 @@ use object_store::ObjectStore;
 
 pub use error::BlobError;
 
-/// Batches of bytes that can be waiting between a network and a disk, per blob.
-const BATCHES_IN_FLIGHT_MAX: usize = 2;
+/// Chunks that can be waiting between a network and a disk, per blob.
+const CHUNKS_IN_FLIGHT_MAX: usize = 4;
 /// Questions to an object store about presence, at a time.
 const LOOKS_IN_FLIGHT_MAX: usize = 32;
 
