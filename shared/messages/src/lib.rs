@@ -6,6 +6,7 @@
 mod blob;
 mod image;
 mod name;
+mod push;
 mod reason;
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,10 +19,8 @@ pub use blob::{BlobProgress, BlobRejected, BlobStored, BlobWanted};
 pub use image::{
     Fetched, ImageIndexed, ImageProgress, ImageRejected, ImageStored, ImageVerified, ImageWanted, WantedId,
 };
-pub use name::{
-    AuditFinished, AuditWanted, ImagePushed, NameRemoved, Problem, PushMode, PushWanted, RemovalWanted,
-    WishRejected,
-};
+pub use name::{AuditFinished, AuditWanted, NameRemoved, Problem, RemovalWanted, WishRejected};
+pub use push::{ImagePushed, PushMode, PushWanted};
 pub use reason::{Reason, ReasonKind};
 
 /// The version of the vocabulary that this crate speaks; readers take this one and the one before.
