@@ -51,6 +51,12 @@ pub enum OciError {
     /// The image is of a kind that larder does not take.
     #[error("unsupported manifest type {0:?}: {advice}", advice = advice(.0))]
     Unsupported(String),
+    /// What should be an index is a single image.
+    #[error("{0} is a single image, not an index")]
+    NotAnIndex(crate::Digest),
+    /// An index was to be made of nothing.
+    #[error("an index needs at least one manifest")]
+    Empty,
     /// None of the manifest's children is for a wanted platform.
     #[error(
         "no manifest for {}; the image has {}",

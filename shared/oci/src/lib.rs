@@ -11,6 +11,7 @@ mod digest;
 mod document;
 mod error;
 pub mod media_type;
+mod merge;
 mod platform;
 mod reference;
 mod select;
@@ -22,6 +23,7 @@ pub use document::{
     Document, INDEX_DEPTH_MAX, INDEX_DESCRIPTORS_MAX, Image, Index, Kind, MANIFEST_BYTES_MAX,
 };
 pub use error::OciError;
+pub use merge::{merge, overlay, without_dangling};
 pub use platform::{Platform, PlatformSet};
 pub use reference::{NAME_BYTES_MAX, Reference, TAG_BYTES_MAX};
 pub use select::{Selection, select};

@@ -65,6 +65,15 @@ impl Platform {
             && (self.os_version.is_none() || self.os_version == offered.os_version)
     }
 
+    /// Whether both name the same platform, with the default variants filled in.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.os == other.os
+            && self.architecture == other.architecture
+            && self.effective_variant() == other.effective_variant()
+            && self.os_version == other.os_version
+            && self.os_features == other.os_features
+    }
+
     fn effective_variant(&self) -> Option<&str> {
         match (self.architecture.as_str(), self.variant.as_deref()) {
             ("arm64", None) => Some("v8"),
