@@ -59,6 +59,14 @@ impl Descriptor {
         media_type::is_image(&self.media_type) || media_type::is_index(&self.media_type)
     }
 
+    /// The same, without what layouts say of names: `org.opencontainers.image.ref.name` and `io.containerd.image.name`.
+    #[must_use]
+    pub fn unnamed(mut self) -> Self {
+        self.annotations.remove("org.opencontainers.image.ref.name");
+        self.annotations.remove("io.containerd.image.name");
+        self
+    }
+
     /// The sibling this describes, when it is an attestation manifest as BuildKit writes them.
     pub fn attests(&self) -> Option<Digest> {
         let kind = self.annotations.get("vnd.docker.reference.type")?;

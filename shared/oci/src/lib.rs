@@ -13,17 +13,19 @@ mod error;
 pub mod media_type;
 mod merge;
 mod platform;
+mod policy;
 mod reference;
 mod select;
 
-pub use config::Config;
+pub use config::{Config, ImageConfig, RunConfig};
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, Digester};
 pub use document::{
     Document, INDEX_DEPTH_MAX, INDEX_DESCRIPTORS_MAX, Image, Index, Kind, MANIFEST_BYTES_MAX,
 };
 pub use error::OciError;
-pub use merge::{merge, overlay, without_dangling};
+pub use merge::{bundle, merge, overlay, restrict, without_dangling};
 pub use platform::{Platform, PlatformSet};
+pub use policy::{Expected, OnLocal, PushMode};
 pub use reference::{NAME_BYTES_MAX, Reference, TAG_BYTES_MAX};
 pub use select::{Selection, select};

@@ -22,14 +22,23 @@ const SUBJECT_ANNOTATION: &str = "vnd.docker.reference.digest";
 pub fn merge(base: Option<&Document>, additions: &[Descriptor]) -> Result<Document, OciError> {
     let additions: Vec<Child> = additions.iter().map(Child::of).collect();
     let Some(base) = base else {
-        if additions.is_empty() {
-            return Err(OciError::Empty);
-        }
-        return Frame::default().around(union(Vec::new(), additions));
+        let children = union(Vec::new(), additions);
+        return if children.is_empty() { Err(OciError::Empty) } else { Frame::default().around(children) };
     };
     let (frame, children) = Frame::of(base)?;
     let merged = union(children.clone(), additions);
     if same(&merged, &children) { Ok(base.clone()) } else { frame.around(merged) }
+}
+
+/// An index of just `children`, in their order.
+///
+/// # Errors
+/// [`OciError::Empty`], and those of [`Document::parse`] when there are too many.
+pub fn bundle(children: &[Descriptor]) -> Result<Document, OciError> {
+    if children.is_empty() {
+        return Err(OciError::Empty);
+    }
+    Frame::default().around(children.iter().map(Child::of).collect())
 }
 
 /// Puts the index `primary` over the index `secondary`: the children of `primary`, and those of `secondary` for other platforms with
@@ -59,6 +68,17 @@ pub fn without_dangling(index: &Document) -> Result<Document, OciError> {
     let (frame, children) = Frame::of(index)?;
     let kept = attached(children.clone());
     if kept.len() == children.len() { Ok(index.clone()) } else { frame.around(kept) }
+}
+
+/// Keeps only the children of `index` that `kept` names; `index` itself, byte for byte, when those are all.
+///
+/// # Errors
+/// As [`merge`].
+pub fn restrict(index: &Document, kept: &[Digest]) -> Result<Document, OciError> {
+    let (frame, mut children) = Frame::of(index)?;
+    let all = children.len();
+    children.retain(|child| child.digest.as_ref().is_some_and(|digest| kept.contains(digest)));
+    if children.len() == all { Ok(index.clone()) } else { frame.around(children) }
 }
 
 /// A child of an index, with all that its document says of it.
@@ -260,7 +280,7 @@ mod tests {
     fn dangling_attestations_are_never_written() {
         let (here, gone) = (image("a", "linux/amd64"), image("b", "linux/arm64"));
         let made = index(&[here.clone(), attestation("att(b)", &gone)]);
-        assert_eq!(children(&made), [here.clone()]);
+        assert_eq!(children(&made), [here]);
         assert_eq!(without_dangling(&made).unwrap().bytes(), made.bytes());
     }
 

@@ -65,6 +65,14 @@ impl Platform {
             && (self.os_version.is_none() || self.os_version == offered.os_version)
     }
 
+    /// What tells this platform's image apart in names and tags: the architecture, with the variant where it is not the default one.
+    pub fn suffix(&self) -> String {
+        match (self.architecture.as_str(), self.effective_variant()) {
+            ("arm64", Some("v8")) | (_, None) => self.architecture.clone(),
+            (architecture, Some(variant)) => format!("{architecture}{variant}"),
+        }
+    }
+
     /// Whether both name the same platform, with the default variants filled in.
     pub fn is_same(&self, other: &Self) -> bool {
         self.os == other.os
