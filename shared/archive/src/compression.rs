@@ -1,0 +1,49 @@
+//! Streams that may be compressed: told by their first bytes, never by what somebody calls them.
+
+use std::io::{self, BufReader, Cursor, Read};
+
+use flate2::bufread::MultiGzDecoder;
+
+const READ_BYTES: usize = 128 << 10;
+/// How many bytes tell.
+pub(crate) const MAGIC_BYTES: usize = 4;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compression {
+    Gzip,
+    Zstd,
+    None,
+}
+
+impl Compression {
+    /// What a stream that begins with `magic` is compressed with.
+    pub(crate) fn of(magic: &[u8]) -> Self {
+        match magic {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            // The second is a skippable frame, with which a zstd stream may begin.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            _ => Self::None,
+        }
+    }
+
+    /// Inflates `stream`; a zstd frame may ask for a window of the power of two below `zstd_window_bytes_max`, in bytes.
+    pub(crate) fn inflate<'a>(
+        mut stream: impl Read + 'a,
+        zstd_window_bytes_max: u64,
+    ) -> io::Result<(Self, Box<dyn Read + 'a>)> {
+        let mut magic = Vec::with_capacity(MAGIC_BYTES);
+        stream.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut magic)?;
+        let compression = Self::of(&magic);
+        let whole = BufReader::with_capacity(READ_BYTES, Cursor::new(magic).chain(stream));
+        let inflated: Box<dyn Read + 'a> = match compression {
+            Self::Gzip => Box::new(MultiGzDecoder::new(whole)),
+            Self::Zstd => {
+                let mut decoder = zstd::Decoder::with_buffer(whole)?;
+                decoder.window_log_max(zstd_window_bytes_max.max(1).ilog2())?;
+                Box::new(decoder)
+            }
+            Self::None => Box::new(whole),
+        };
+        Ok((compression, inflated))
+    }
+}

@@ -1,0 +1,131 @@
+//! The inflated archive, and what was seen of it.
+
+use std::cell::Cell;
+use std::io::{self, Read};
+use std::rc::Rc;
+
+use super::UnpackLimits;
+use crate::ArchiveError;
+use crate::compression::Compression;
+
+/// A header, its padding and that of the content before are read whatever the limit.
+const HEADER_BYTES_MIN: u64 = 2048;
+
+/// The archive as `tar` reads it: that holds the names of an entry in memory, however long they call themselves, so it gets no
+/// more bytes than its headers may have.
+pub(super) struct Stream<'a> {
+    inner: Box<dyn Read + 'a>,
+    watch: Rc<Watch>,
+}
+
+/// What was seen of a stream by now.
+pub(super) struct Watch {
+    limits: UnpackLimits,
+    is_compressed: Cell<bool>,
+    stored_bytes: Cell<u64>,
+    inflated_bytes: Cell<u64>,
+    /// How many bytes may still be read.
+    budget_bytes: Cell<u64>,
+    has_ended: Cell<bool>,
+    entries: Cell<u64>,
+}
+
+impl<'a> Stream<'a> {
+    pub(super) fn open(stream: impl Read + 'a, limits: &UnpackLimits) -> Result<Self, ArchiveError> {
+        let watch = Rc::new(Watch {
+            limits: limits.clone(),
+            is_compressed: Cell::new(false),
+            stored_bytes: Cell::new(0),
+            inflated_bytes: Cell::new(0),
+            budget_bytes: Cell::new(u64::MAX),
+            has_ended: Cell::new(false),
+            entries: Cell::new(0),
+        });
+        let counted = Counted { inner: stream, watch: Rc::clone(&watch) };
+        let opened = Compression::inflate(counted, limits.zstd_window_bytes_max);
+        let (compression, inner) = opened.map_err(|error| watch.fault(error))?;
+        watch.is_compressed.set(compression != Compression::None);
+        Ok(Self { inner, watch })
+    }
+
+    pub(super) fn watch(&self) -> Rc<Watch> {
+        Rc::clone(&self.watch)
+    }
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let watch = &self.watch;
+        let budget = watch.budget_bytes.get();
+        if budget == 0 && !buffer.is_empty() {
+            let max = watch.limits.header_bytes_max;
+            return Err(io::Error::other(ArchiveError::TooMuch { what: "bytes of one header", max }));
+        }
+        let length = usize::try_from(budget).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.inner.read(&mut buffer[..length])?;
+        watch.has_ended.set(count == 0 && length > 0);
+        watch.take(count as u64)?;
+        Ok(count)
+    }
+}
+
+impl Watch {
+    /// Moves on to the next entry, behind what was left of the last one's padding.
+    pub(super) fn next_entry<'a, R: Read>(
+        &self,
+        entries: &mut tar::Entries<'a, R>,
+    ) -> Result<Option<tar::Entry<'a, R>>, ArchiveError> {
+        self.budget_bytes.set(self.limits.header_bytes_max.saturating_add(HEADER_BYTES_MIN));
+        let entry = entries.next().transpose().map_err(|error| self.fault(error))?;
+        self.budget_bytes.set(u64::MAX);
+        self.entries.set(self.entries.get() + 1);
+        if entry.is_some() && self.entries.get() > self.limits.entries_max {
+            return Err(ArchiveError::TooMuch { what: "entries", max: self.limits.entries_max });
+        }
+        Ok(entry)
+    }
+
+    /// Refuses an archive whose end is not marked: who knows what else it was to hold.
+    pub(super) fn expect_end(&self) -> Result<(), ArchiveError> {
+        let source = io::ErrorKind::UnexpectedEof.into();
+        if self.has_ended.get() { Err(ArchiveError::Truncated { source }) } else { Ok(()) }
+    }
+
+    /// What is wrong, when reading failed so.
+    pub(super) fn fault(&self, error: io::Error) -> ArchiveError {
+        match error.downcast::<ArchiveError>() {
+            Ok(own) => own,
+            Err(source) if self.has_ended.get() || source.kind() == io::ErrorKind::UnexpectedEof => {
+                ArchiveError::Truncated { source }
+            }
+            Err(source) => ArchiveError::Unreadable { source },
+        }
+    }
+
+    fn take(&self, count: u64) -> io::Result<()> {
+        if self.budget_bytes.get() != u64::MAX {
+            self.budget_bytes.set(self.budget_bytes.get() - count);
+        }
+        self.inflated_bytes.set(self.inflated_bytes.get() + count);
+        let UnpackLimits { ratio_max, ratio_floor_bytes, .. } = self.limits;
+        let bytes_max = self.stored_bytes.get().saturating_mul(ratio_max).max(ratio_floor_bytes);
+        if self.is_compressed.get() && self.inflated_bytes.get() > bytes_max {
+            return Err(io::Error::other(ArchiveError::Bomb { ratio_max }));
+        }
+        Ok(())
+    }
+}
+
+/// Counts what is read of the archive as it is stored.
+struct Counted<R> {
+    inner: R,
+    watch: Rc<Watch>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.watch.stored_bytes.set(self.watch.stored_bytes.get() + count as u64);
+        Ok(count)
+    }
+}
