@@ -2,13 +2,27 @@
 
 use std::path::PathBuf;
 
+use larder_oci::Digest;
+
+use crate::Expected;
+
 /// A name that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CatalogError {
-    /// Others kept changing the name at the same time.
-    #[error("name {0} is being changed by too many writers at once; try again")]
+    /// Others kept changing the name, or the view, at the same time.
+    #[error("{0} is being changed by too many writers at once; try again")]
     Contended(String),
+    /// The name does not point to what the change was made for; somebody else has changed it.
+    #[error("{name} points to {}, not to {expected}", found.as_ref().map_or("nothing", Digest::as_str))]
+    Moved {
+        /// The name.
+        name: String,
+        /// What it had to point to.
+        expected: Expected,
+        /// What it points to.
+        found: Option<Digest>,
+    },
     /// A name that no ledger can hold.
     #[error("invalid name {0:?}: a name is 1 to 512 bytes without control characters")]
     Name(String),

@@ -1,23 +1,17 @@
-//! Immutable records, one per change of a name, at `ledger/names/<name>/<sequence>.json`.
+//! What a record of the ledger says and when one is added, wherever the ledger is kept.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use futures::{StreamExt, TryStreamExt};
-use larder_oci::{Descriptor, Digest};
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use larder_oci::{Descriptor, Digest, Expected};
 use serde::{Deserialize, Serialize};
 
 use crate::CatalogError;
 
-const FOLDER: &str = "ledger/names";
+/// Where the records are: `<FOLDER>/<key of the name>/<sequence>.json`.
+pub(crate) const FOLDER: &str = "ledger/names";
 const NAME_BYTES_MAX: usize = 512;
 const KEY_BYTES_MAX: usize = 200;
-const APPEND_TRIES_MAX: u32 = 64;
-const READS_IN_FLIGHT_MAX: usize = 32;
 
 /// Who changed a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,9 +32,9 @@ pub enum Origin {
 pub struct Record {
     /// The name.
     pub name: String,
-    /// The place in the name's history, from 1.
+    /// The place in the name's history, from 1; 0 when only the view was read, which has no history.
     pub seq: u64,
-    /// When, in milliseconds since 1970 by the writer's clock.
+    /// When, in milliseconds since 1970 by the writer's clock; 0 when only the view was read.
     pub at_ms: u64,
     /// By whom.
     pub origin: Origin,
@@ -56,131 +50,78 @@ impl Record {
             .is_some_and(|own| own.digest == descriptor.digest && own.media_type == descriptor.media_type)
     }
 
-    pub(crate) fn of_view(entries: Vec<(String, Descriptor)>) -> Vec<Self> {
-        let record = |(name, descriptor)| Self {
-            name,
-            seq: 0,
-            at_ms: 0,
-            origin: Origin::Adopted,
-            descriptor: Some(descriptor),
-        };
-        entries.into_iter().map(record).collect()
-    }
-}
-
-#[derive(Clone)]
-pub(crate) struct Ledger {
-    store: Arc<dyn ObjectStore>,
-}
-
-impl Ledger {
-    pub(crate) fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store }
+    /// What an entry of the view says.
+    pub(crate) fn of_view(name: String, descriptor: Descriptor) -> Self {
+        Self { name, seq: 0, at_ms: 0, origin: Origin::Adopted, descriptor: Some(descriptor) }
     }
 
-    /// The newest record of `name`.
-    pub(crate) async fn current(&self, name: &str) -> Result<Option<Record>, CatalogError> {
-        let folder = Path::from(format!("{FOLDER}/{}", key(name)?));
-        let newest = self.sequences(&folder).await?.into_iter().max_by_key(|(seq, _)| *seq);
-        let Some((mut seq, path)) = newest else {
-            return Ok(None);
-        };
-        let mut record = self.read(&path).await?;
-        // A listing may lag behind: the next record, if there is one, decides.
-        loop {
-            seq += 1;
-            match self.read(&record_path(&folder, seq)).await {
-                Ok(next) => record = next,
-                Err(CatalogError::Objects { source: object_store::Error::NotFound { .. }, .. }) => {
-                    return Ok(Some(record));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// The newest record of every name.
-    pub(crate) async fn list(&self) -> Result<Vec<Record>, CatalogError> {
-        let all = self.sequences(&Path::from(FOLDER)).await?;
-        let mut newest: BTreeMap<String, (u64, Path)> = BTreeMap::new();
-        for (seq, path) in all {
-            let folder = path.as_ref().rsplit_once('/').map_or("", |(folder, _)| folder);
-            let known = newest.entry(folder.to_owned()).or_insert((0, path.clone()));
-            if seq > known.0 {
-                *known = (seq, path);
-            }
-        }
-        let reads = newest.into_values().map(|(_, path)| async move { self.read(&path).await });
-        futures::stream::iter(reads).buffer_unordered(READS_IN_FLIGHT_MAX).try_collect().await
-    }
-
-    /// All records of `name`, oldest first.
-    pub(crate) async fn history(&self, name: &str) -> Result<Vec<Record>, CatalogError> {
-        let folder = Path::from(format!("{FOLDER}/{}", key(name)?));
-        let mut sequences = self.sequences(&folder).await?;
-        sequences.sort();
-        let reads = sequences.into_iter().map(|(_, path)| async move { self.read(&path).await });
-        futures::stream::iter(reads).buffered(READS_IN_FLIGHT_MAX).try_collect().await
-    }
-
-    /// Adds a record behind the newest one.
-    pub(crate) async fn append(
-        &self,
+    pub(crate) fn next(
         name: &str,
-        descriptor: Option<&Descriptor>,
+        current: Option<&Self>,
         origin: Origin,
-    ) -> Result<Record, CatalogError> {
-        let folder = Path::from(format!("{FOLDER}/{}", key(name)?));
-        for _ in 0..APPEND_TRIES_MAX {
-            let seq = self.current(name).await?.map_or(1, |record| record.seq + 1);
-            let record = Record {
-                name: name.to_owned(),
-                seq,
-                at_ms: now_ms(),
-                origin,
-                descriptor: descriptor.cloned(),
-            };
-            let path = record_path(&folder, seq);
-            let json = serde_json::to_vec(&record).expect("a record is plain data");
-            let create = PutOptions::from(PutMode::Create);
-            match self.store.put_opts(&path, json.into(), create).await {
-                Ok(_) => return Ok(record),
-                // Another writer was quicker, or an earlier try of ours has arrived after all.
-                Err(object_store::Error::AlreadyExists { .. }) => {}
-                Err(source) => return Err(failed("write", &path, source)),
-            }
-        }
-        Err(CatalogError::Contended(name.to_owned()))
+        descriptor: Option<Descriptor>,
+    ) -> Self {
+        let seq = current.map_or(1, |record| record.seq + 1);
+        Self { name: name.to_owned(), seq, at_ms: now_ms(), origin, descriptor }
     }
 
-    async fn sequences(&self, folder: &Path) -> Result<Vec<(u64, Path)>, CatalogError> {
-        let listing = self.store.list(Some(folder));
-        let objects: Vec<_> = listing.try_collect().await.map_err(|source| failed("list", folder, source))?;
-        let sequence = |object: object_store::ObjectMeta| {
-            let seq = object.location.filename()?.strip_suffix(".json")?.parse().ok()?;
-            Some((seq, object.location))
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a record is plain data")
+    }
+}
+
+/// A change that somebody wants.
+#[derive(Clone)]
+pub(crate) struct Change {
+    pub(crate) name: String,
+    /// Nothing to remove the name.
+    pub(crate) descriptor: Option<Descriptor>,
+    pub(crate) origin: Origin,
+    pub(crate) expected: Expected,
+}
+
+/// What a change comes to.
+pub(crate) enum Step {
+    /// It was made already.
+    Settled(Option<Record>),
+    /// It takes this record.
+    Append(Record),
+}
+
+impl Change {
+    /// What has to be done when `current` is the newest record.
+    pub(crate) fn after(&self, current: Option<Record>) -> Result<Step, CatalogError> {
+        let settled = match &self.descriptor {
+            Some(wanted) => current.as_ref().is_some_and(|record| record.points_to(wanted)),
+            None => current.as_ref().is_none_or(|record| record.descriptor.is_none()),
         };
-        Ok(objects.into_iter().filter_map(sequence).collect())
+        if settled {
+            return Ok(Step::Settled(current));
+        }
+        let found = current.as_ref().and_then(|record| record.descriptor.as_ref());
+        let found = found.map(|descriptor| &descriptor.digest);
+        if !self.expected.holds(found) {
+            let (name, expected) = (self.name.clone(), self.expected.clone());
+            return Err(CatalogError::Moved { name, expected, found: found.cloned() });
+        }
+        let record = Record::next(&self.name, current.as_ref(), self.origin, self.descriptor.clone());
+        Ok(Step::Append(record))
     }
-
-    async fn read(&self, path: &Path) -> Result<Record, CatalogError> {
-        let object = self.store.get(path).await.map_err(|source| failed("read", path, source))?;
-        let json = object.bytes().await.map_err(|source| failed("read", path, source))?;
-        serde_json::from_slice(&json).map_err(|source| CatalogError::Record { key: path.to_string(), source })
-    }
 }
 
-fn failed(action: &'static str, path: &Path, source: object_store::Error) -> CatalogError {
-    CatalogError::Objects { action, key: path.to_string(), source }
-}
-
-fn record_path(folder: &Path, seq: u64) -> Path {
-    folder.clone().join(format!("{seq:010}.json"))
-}
-
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The last component of a record's path.
+pub(crate) fn file_name(seq: u64) -> String {
+    format!("{seq:010}.json")
+}
+
+/// The sequence in the last component of a record's path.
+pub(crate) fn sequence(file_name: &str) -> Option<u64> {
+    file_name.strip_suffix(".json")?.parse().ok()
 }
 
 /// Whether a ledger can hold `name`.
@@ -190,7 +131,7 @@ pub(crate) fn is_name(name: &str) -> bool {
 
 /// The name as one component of a path: what is not a letter, a digit or one of `.:_-@` becomes `=` and two hex digits, and a
 /// name too long for a file name is cut and gets its hash.
-fn key(name: &str) -> Result<String, CatalogError> {
+pub(crate) fn key(name: &str) -> Result<String, CatalogError> {
     if !is_name(name) {
         return Err(CatalogError::Name(name.chars().take(NAME_BYTES_MAX).collect()));
     }

@@ -1,35 +1,55 @@
 //! The ledger of names, on an object store or a local directory.
 //!
 //! Each change of a name is a new immutable record, created only if it does not exist yet: that is compare-and-swap for
-//! concurrent writers, and a history for free. On a local directory the catalog also keeps the view other tools read,
-//! `index.json` of an OCI image layout, and adopts what they write there.
+//! concurrent writers, and a history for free. A local directory also has the view that other tools read, `index.json` of an OCI
+//! image layout; it follows the ledger, and what other tools write there is adopted.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod directory;
 mod error;
-mod layout;
+mod lease;
 mod ledger;
+mod objects;
+mod snapshot;
 #[cfg(feature = "suite")]
 pub mod suite;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use larder_oci::Descriptor;
+use larder_oci::{Descriptor, Digest};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
 pub use error::CatalogError;
+pub use larder_oci::Expected;
+pub use lease::{Lease, LeaseId};
 pub use ledger::{Origin, Record};
 
-use layout::{Entries, Layout};
-use ledger::Ledger;
+use directory::{Directory, Follower};
+use lease::Leases;
+use ledger::{Change, Step};
+use objects::Objects;
 
-/// The names of a store; clones share it.
+/// The names of a store; clones share it. The last clone of a directory's waits, when it is dropped, until the view is up to
+/// date.
 #[derive(Clone)]
 pub struct Catalog {
-    ledger: Ledger,
-    layout: Option<Arc<Layout>>,
+    names: Names,
+    leases: Leases,
+}
+
+#[derive(Clone)]
+enum Names {
+    Directory(Arc<Followed>),
+    Objects(Arc<Objects>),
+}
+
+struct Followed {
+    directory: Arc<Directory>,
+    follower: Follower,
 }
 
 /// What [`Catalog::set`] did.
@@ -48,80 +68,98 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Disk`], [`CatalogError::Layout`].
     pub async fn on_disk(root: &Path) -> Result<Self, CatalogError> {
-        let objects = LocalFileSystem::new_with_prefix(root)
-            .map_err(|source| CatalogError::Objects {
-                action: "open",
-                key: root.display().to_string(),
-                source,
-            })?
-            .with_fsync(true);
-        let catalog =
-            Self { ledger: Ledger::new(Arc::new(objects)), layout: Some(Arc::new(Layout::open(root)?)) };
-        catalog.adopt().await?;
-        Ok(catalog)
+        let folder = root.to_owned();
+        let directory =
+            Arc::new(joined(tokio::task::spawn_blocking(move || Directory::open(&folder)).await)?);
+        let objects = LocalFileSystem::new_with_prefix(root).map_err(|source| {
+            let key = root.display().to_string();
+            CatalogError::Objects { action: "open", key, source }
+        })?;
+        let leases = Leases::new(Arc::new(objects), directory.is_read_only());
+        let followed = Followed { directory, follower: Follower::default() };
+        // What a crash has kept from the view comes into it now.
+        if followed.directory.lags() {
+            followed.follower.wake(&followed.directory);
+        }
+        Ok(Self { names: Names::Directory(Arc::new(followed)), leases })
     }
 
     /// Uses an object store.
     pub fn on_objects(objects: Arc<dyn ObjectStore>) -> Self {
-        Self { ledger: Ledger::new(objects), layout: None }
+        let leases = Leases::new(Arc::clone(&objects), false);
+        Self { names: Names::Objects(Arc::new(Objects::new(objects))), leases }
     }
 
     /// What `name` points to, or `None`.
     ///
     /// # Errors
-    /// [`CatalogError::Objects`], [`CatalogError::Record`].
+    /// [`CatalogError::Name`], [`CatalogError::Disk`], [`CatalogError::Layout`], [`CatalogError::Objects`],
+    /// [`CatalogError::Record`].
     pub async fn resolve(&self, name: &str) -> Result<Option<Record>, CatalogError> {
-        if let Some(foreign) = self.adopt().await? {
-            return Ok(foreign.into_iter().find(|record| record.name == name));
+        match &self.names {
+            Names::Directory(followed) => {
+                let name = name.to_owned();
+                followed.run(move |directory| directory.resolve(&name)).await
+            }
+            Names::Objects(objects) => objects.resolve(name).await,
         }
-        let current = self.ledger.current(name).await?;
-        Ok(current.filter(|record| record.descriptor.is_some()))
     }
 
-    /// All names, in their order.
+    /// All names, in their order. A directory's say where they point, not since when: their `seq` and `at_ms` are 0.
     ///
     /// # Errors
-    /// [`CatalogError::Objects`], [`CatalogError::Record`].
+    /// As [`Catalog::resolve`].
     pub async fn list(&self) -> Result<Vec<Record>, CatalogError> {
-        let mut names = match self.adopt().await? {
-            Some(foreign) => foreign,
-            None => self.ledger.list().await?,
-        };
-        names.retain(|record| record.descriptor.is_some());
-        names.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(names)
+        match &self.names {
+            Names::Directory(followed) => followed.run(Directory::list).await,
+            Names::Objects(objects) => objects.list().await,
+        }
     }
 
-    /// Every change of `name`, oldest first.
+    /// Every change of `name`, oldest first. Of a read-only layout that another tool wrote, what it says comes last.
     ///
     /// # Errors
-    /// [`CatalogError::Objects`], [`CatalogError::Record`].
+    /// As [`Catalog::resolve`].
     pub async fn history(&self, name: &str) -> Result<Vec<Record>, CatalogError> {
-        self.adopt().await?;
-        self.ledger.history(name).await
+        match &self.names {
+            Names::Directory(followed) => {
+                let name = name.to_owned();
+                followed.run(move |directory| directory.history(&name)).await
+            }
+            Names::Objects(objects) => objects.history(name).await,
+        }
     }
 
-    /// Points `name` to `descriptor`. Doing it twice changes nothing.
+    /// Points `name` to `descriptor`, durably. Doing it twice changes nothing. `index.json` follows; see [`Catalog::flush`].
     ///
     /// # Errors
-    /// [`CatalogError::Name`], [`CatalogError::Contended`], [`CatalogError::Disk`], [`CatalogError::Objects`].
+    /// [`CatalogError::Contended`], and as [`Catalog::resolve`].
     pub async fn set(
         &self,
         name: &str,
         descriptor: &Descriptor,
         origin: Origin,
     ) -> Result<Set, CatalogError> {
-        let _lock = self.lock_and_adopt().await?;
-        let current = self.ledger.current(name).await?;
-        if let Some(record) = current.filter(|record| record.points_to(descriptor)) {
-            return Ok(Set::Unchanged(record));
+        self.set_if(name, descriptor, origin, Expected::Any).await
+    }
+
+    /// Points `name` to `descriptor` if it points to what is `expected`, or to `descriptor` already: a change that is made
+    /// twice has succeeded.
+    ///
+    /// # Errors
+    /// [`CatalogError::Moved`], and as [`Catalog::set`].
+    pub async fn set_if(
+        &self,
+        name: &str,
+        descriptor: &Descriptor,
+        origin: Origin,
+        expected: Expected,
+    ) -> Result<Set, CatalogError> {
+        let (name, descriptor) = (name.to_owned(), Some(descriptor.clone()));
+        match self.change(Change { name, descriptor, origin, expected }).await? {
+            Step::Append(record) => Ok(Set::Changed(record)),
+            Step::Settled(record) => Ok(Set::Unchanged(record.expect("a name points somewhere by a record"))),
         }
-        if let Some(layout) = &self.layout {
-            layout.show(name, Some(descriptor))?;
-        }
-        let record = self.ledger.append(name, Some(descriptor), origin).await?;
-        self.stamp()?;
-        Ok(Set::Changed(record))
     }
 
     /// Makes `name` point to nothing; `false` when it did already.
@@ -129,76 +167,117 @@ impl Catalog {
     /// # Errors
     /// As [`Catalog::set`].
     pub async fn remove(&self, name: &str, origin: Origin) -> Result<bool, CatalogError> {
-        let _lock = self.lock_and_adopt().await?;
-        let current = self.ledger.current(name).await?;
-        if current.is_none_or(|record| record.descriptor.is_none()) {
-            return Ok(false);
-        }
-        if let Some(layout) = &self.layout {
-            layout.show(name, None)?;
-        }
-        self.ledger.append(name, None, origin).await?;
-        self.stamp()?;
-        Ok(true)
+        let name = name.to_owned();
+        let step = self.change(Change { name, descriptor: None, origin, expected: Expected::Any }).await?;
+        Ok(matches!(step, Step::Append(_)))
     }
 
-    fn stamp(&self) -> Result<(), CatalogError> {
-        self.layout.as_ref().map_or(Ok(()), |layout| layout.stamp())
-    }
-
-    /// Brings into the ledger what other tools, or a crash between view and ledger, have left in `index.json`. Returns the
-    /// names of the view when the directory cannot be written.
-    async fn adopt(&self) -> Result<Option<Vec<Record>>, CatalogError> {
-        match &self.layout {
-            Some(layout) if !layout.is_ours()? => {
-                if layout.is_read_only() {
-                    return layout.entries().map(|entries| Some(Record::of_view(entries.named)));
-                }
-                self.lock_and_adopt().await.map(|_| None)
-            }
-            _ => Ok(None),
-        }
-    }
-
-    async fn lock_and_adopt(&self) -> Result<Option<layout::Lock>, CatalogError> {
-        let Some(layout) = &self.layout else {
-            return Ok(None);
+    async fn change(&self, change: Change) -> Result<Step, CatalogError> {
+        let followed = match &self.names {
+            Names::Directory(followed) => followed,
+            Names::Objects(objects) => return objects.change(&change).await,
         };
-        let lock = layout.lock().await?;
-        if layout.is_ours()? {
-            return Ok(Some(lock));
+        let step = followed.run(move |directory| directory.change(&change)).await?;
+        if matches!(step, Step::Append(_)) {
+            followed.follower.wake(&followed.directory);
         }
-        let known = self.ledger.list().await?;
-        let mut view = match layout.entries() {
-            Err(error @ CatalogError::Layout { .. }) if !known.is_empty() => {
-                tracing::warn!(%error, "index.json is damaged; it is kept as index.json.damaged and written anew from the ledger");
-                layout.set_damaged_aside()?;
-                Entries::default()
+        Ok(step)
+    }
+
+    /// Waits until `index.json` holds everything that was set so far. An object store has nothing to wait for.
+    ///
+    /// # Errors
+    /// [`CatalogError::Disk`], [`CatalogError::Layout`], [`CatalogError::Record`]. The names are durable all the same.
+    pub async fn flush(&self) -> Result<(), CatalogError> {
+        match &self.names {
+            Names::Directory(followed) => followed.run(Directory::catch_up).await,
+            Names::Objects(_) => Ok(()),
+        }
+    }
+
+    /// Keeps what hangs on `root` from being evicted for `ttl`, or until [`Catalog::release`]. In a read-only directory, where
+    /// nothing is evicted, it only gives an id.
+    ///
+    /// # Errors
+    /// [`CatalogError::Objects`].
+    pub async fn lease(&self, root: &Digest, ttl: Duration) -> Result<LeaseId, CatalogError> {
+        self.leases.take(root, ttl).await
+    }
+
+    /// Ends a lease; one that has ended stays so.
+    ///
+    /// # Errors
+    /// [`CatalogError::Objects`].
+    pub async fn release(&self, id: &LeaseId) -> Result<(), CatalogError> {
+        self.leases.release(id).await
+    }
+
+    /// The leases that hold, oldest first. Those that have ended are removed.
+    ///
+    /// # Errors
+    /// [`CatalogError::Objects`].
+    pub async fn leases(&self) -> Result<Vec<Lease>, CatalogError> {
+        self.leases.all().await
+    }
+}
+
+impl Followed {
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Directory) -> Result<T, CatalogError> + Send + 'static,
+    ) -> Result<T, CatalogError> {
+        let directory = Arc::clone(&self.directory);
+        joined(tokio::task::spawn_blocking(move || work(&directory)).await)
+    }
+}
+
+fn joined<T>(work: Result<Result<T, CatalogError>, tokio::task::JoinError>) -> Result<T, CatalogError> {
+    work.map_err(|_| CatalogError::Interrupted)?
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_oci::media_type;
+
+    use super::*;
+
+    fn index(root: &Path) -> String {
+        std::fs::read_to_string(root.join("index.json")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn view_holds_every_name_after_a_flush_and_after_the_last_handle_is_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let catalog = Catalog::on_disk(root.path()).await.unwrap();
+        let target = Descriptor::new(media_type::OCI_MANIFEST, Digest::of(b""), 0);
+        for flushed in [true, false] {
+            for number in 0..20 {
+                let name = format!("{flushed}:{number}");
+                catalog.clone().set(&name, &target, Origin::Written).await.unwrap();
             }
-            view => view?,
-        };
-        for (name, descriptor) in &view.named {
-            let same = |record: &&Record| record.name == *name && record.points_to(descriptor);
-            if known.iter().find(same).is_none() {
-                self.ledger.append(name, Some(descriptor), Origin::Adopted).await?;
+            if flushed {
+                catalog.flush().await.unwrap();
+                assert_eq!(index(root.path()).matches("true:").count(), 20);
             }
         }
-        for record in known {
-            let Some(descriptor) = record.descriptor else {
-                continue;
-            };
-            if view.named.iter().any(|(name, _)| *name == record.name) {
-                continue;
-            }
-            // Another tool dropped it. Two tools that write at once also look like that, so it goes only with its content.
-            if layout.holds(&descriptor) {
-                view.named.push((record.name, descriptor));
-            } else {
-                self.ledger.append(&record.name, None, Origin::Adopted).await?;
-            }
-        }
-        layout.rewrite(&view)?;
-        layout.stamp()?;
-        Ok(Some(lock))
+        drop(catalog);
+        assert_eq!(index(root.path()).matches("false:").count(), 20);
+    }
+
+    #[cfg(feature = "suite")]
+    #[tokio::test(flavor = "multi_thread")]
+    async fn disk_passes_the_suite() {
+        let root = tempfile::tempdir().unwrap();
+        let (one, two) =
+            (Catalog::on_disk(root.path()).await.unwrap(), Catalog::on_disk(root.path()).await.unwrap());
+        suite::all(&one, &two, "disk").await;
+    }
+
+    #[cfg(feature = "suite")]
+    #[tokio::test(flavor = "multi_thread")]
+    async fn memory_passes_the_suite() {
+        let store: Arc<dyn ObjectStore> = Arc::new(object_store::memory::InMemory::new());
+        let other = Catalog::on_objects(Arc::clone(&store));
+        suite::all(&Catalog::on_objects(store), &other, "memory").await;
     }
 }

@@ -1,8 +1,10 @@
 //! What every catalog must hold to, run against each by the tests.
 
+use std::time::Duration;
+
 use larder_oci::{Descriptor, Digest, media_type};
 
-use crate::{Catalog, Origin, Set};
+use crate::{Catalog, CatalogError, Expected, Origin, Set};
 
 /// Runs the whole suite on `catalog`; `other` is a second handle on the same names. `seed` keeps runs apart.
 pub async fn all(catalog: &Catalog, other: &Catalog, seed: &str) {
@@ -12,6 +14,10 @@ pub async fn all(catalog: &Catalog, other: &Catalog, seed: &str) {
     concurrent_writers_lose_no_name(catalog, other, seed).await;
     concurrent_writers_of_one_name_leave_a_gapless_history(catalog, other, seed).await;
     awkward_names_are_kept_apart(catalog, seed).await;
+    conditional_change_is_made_only_of_what_was_expected(catalog, other, seed).await;
+    of_many_who_expect_the_same_one_succeeds(catalog, other, seed).await;
+    listing_is_ordered_and_says_what_resolving_says(catalog, other, seed).await;
+    lease_holds_until_it_is_released_or_ends(catalog, other, seed).await;
 }
 
 fn descriptor(what: &str) -> Descriptor {
@@ -103,4 +109,107 @@ async fn awkward_names_are_kept_apart(catalog: &Catalog, seed: &str) {
         assert_eq!(target(catalog, name).await, Some(descriptor(name).digest), "{name}");
     }
     assert!(catalog.set("", &descriptor(""), Origin::Written).await.is_err());
+}
+
+async fn conditional_change_is_made_only_of_what_was_expected(
+    catalog: &Catalog,
+    other: &Catalog,
+    seed: &str,
+) {
+    let name = &format!("example.org/{seed}/conditional:1");
+    let set_if = async |what: &str, expected: Expected| {
+        catalog.set_if(name, &descriptor(what), Origin::Written, expected).await
+    };
+    let at = |what: &str| Expected::At(descriptor(what).digest);
+    let refused = set_if("one", at("zero")).await;
+    assert!(matches!(refused, Err(CatalogError::Moved { found: None, .. })));
+    assert!(matches!(set_if("one", Expected::Absent).await, Ok(Set::Changed(record)) if record.seq == 1));
+    assert!(matches!(set_if("two", at("one")).await, Ok(Set::Changed(record)) if record.seq == 2));
+    // The same change once more, as a job that is done twice makes it.
+    assert!(matches!(set_if("two", at("one")).await, Ok(Set::Unchanged(record)) if record.seq == 2));
+    for expected in [Expected::Absent, at("one")] {
+        let refused = set_if("three", expected.clone()).await.expect_err("it has moved");
+        let CatalogError::Moved { name: named, expected: wanted, found } = refused else {
+            panic!("{refused}");
+        };
+        assert_eq!((&named, wanted, found), (name, expected, Some(descriptor("two").digest)));
+    }
+    assert_eq!(target(other, name).await, Some(descriptor("two").digest));
+    assert!(other.remove(name, Origin::Removed).await.expect("remove"));
+    assert!(matches!(set_if("four", Expected::Absent).await, Ok(Set::Changed(record)) if record.seq == 4));
+}
+
+async fn of_many_who_expect_the_same_one_succeeds(catalog: &Catalog, other: &Catalog, seed: &str) {
+    let name = &format!("example.org/{seed}/raced:1");
+    let mut expected = Expected::Absent;
+    for round in 0..4_u64 {
+        let write = |number: usize| {
+            let (expected, what) = (expected.clone(), descriptor(&format!("{round}-{number}")));
+            let writer = if number.is_multiple_of(2) { catalog } else { other };
+            async move { writer.set_if(name, &what, Origin::Written, expected).await }
+        };
+        let mut won = Vec::new();
+        for result in futures::future::join_all((0..8).map(write)).await {
+            match result {
+                Ok(Set::Changed(record)) => won.push(record),
+                Err(CatalogError::Moved { .. }) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(won.iter().map(|record| record.seq).collect::<Vec<_>>(), [round + 1]);
+        let digest = won.pop().and_then(|record| record.descriptor).expect("a target").digest;
+        assert_eq!(target(other, name).await, Some(digest.clone()));
+        expected = Expected::At(digest);
+    }
+}
+
+async fn listing_is_ordered_and_says_what_resolving_says(catalog: &Catalog, other: &Catalog, seed: &str) {
+    for round in ["one", "two"] {
+        let write = |number: usize| async move {
+            let name = format!("example.org/{seed}/listed:{number}");
+            let writer = if number.is_multiple_of(2) { catalog } else { other };
+            match (round, number % 5) {
+                ("two", 0) => drop(writer.remove(&name, Origin::Removed).await.expect("remove")),
+                ("two", 1) => {}
+                _ => drop(writer.set(&name, &descriptor(round), Origin::Pulled).await.expect("set")),
+            }
+        };
+        // Enough for a snapshot where there is one.
+        futures::future::join_all((0..300).map(write)).await;
+        // Once as it is, once more from what the first listing may have left behind, and once with all views up to date.
+        for handle in [other, catalog, other] {
+            let listed = handle.list().await.expect("list");
+            assert!(listed.is_sorted_by(|a, b| a.name < b.name), "ordered, and each once");
+            for number in 0..300 {
+                let name = format!("example.org/{seed}/listed:{number}");
+                let found = listed.binary_search_by(|record| record.name.cmp(&name)).ok();
+                let found = found.and_then(|place| listed[place].descriptor.clone());
+                let expected = match (round, number % 5) {
+                    ("two", 0) => None,
+                    ("two", 1) => Some("one"),
+                    _ => Some(round),
+                };
+                assert_eq!(found, expected.map(descriptor), "{name}");
+            }
+            catalog.flush().await.expect("flush");
+        }
+    }
+}
+
+async fn lease_holds_until_it_is_released_or_ends(catalog: &Catalog, other: &Catalog, seed: &str) {
+    let roots = ["held", "released", "ended"].map(|what| descriptor(&format!("{seed}-{what}")).digest);
+    let hour = Duration::from_hours(1);
+    let held = catalog.lease(&roots[0], hour).await.expect("lease");
+    let released = catalog.lease(&roots[1], hour).await.expect("lease");
+    let ended = catalog.lease(&roots[2], Duration::ZERO).await.expect("lease");
+    assert!(held < released && released < ended);
+    other.release(&released).await.expect("release");
+    for _ in 0..2 {
+        let leases = other.leases().await.expect("leases");
+        let of_ours: Vec<_> = leases.iter().filter(|lease| roots.contains(&lease.root)).collect();
+        assert_eq!(of_ours.iter().map(|lease| &lease.id).collect::<Vec<_>>(), [&held]);
+        assert!(of_ours[0].until_ms > 0);
+    }
+    catalog.release(&held).await.expect("release");
+    catalog.release(&held).await.expect("a lease that has ended can be released");
 }
