@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use larder_oci::PlatformSet;
+use larder::Role;
+use larder_oci::{Platform, PlatformSet};
 
 /// A hash-verified cache of OCI images, in one directory or on a farm.
 #[derive(Parser)]
@@ -18,6 +20,8 @@ Examples:
   larder pull --platform all ghcr.io/org/app:1   for every platform it has
   larder ls
   larder export debian:12 -o debian.tar          as an OCI archive
+  docker save app | larder import -              what a build made
+  larder push app --remote-name ghcr.io/org/app:2
   skopeo copy oci:$HOME/.cache/larder:docker.io/library/debian:12 dir:/tmp/debian
                                                  the cache is an OCI image layout
 
@@ -67,17 +71,35 @@ Examples:
         /// Ask upstream whether a cached name still points to the same
         #[arg(long)]
         always: bool,
+        /// Also name each image of an index NAME-ARCH[VARIANT], as linuxkit does
+        #[arg(long)]
+        arch_names: bool,
+        /// What to do with a name that was written here and is not what upstream has
+        #[arg(long, value_enum, default_value = "merge")]
+        local: Local,
     },
-    /// Send an image from the cache to a registry, byte for byte
+    /// Send images from the cache to a registry
+    #[command(after_help = "\
+Examples:
+  larder push registry.example.org/app:1
+  larder push app:1 --remote-name registry.example.org/app:1 --with-arch-tags
+  larder push app:1 --remote-name registry.example.org/app:1 --mode merge   keep its other platforms")]
     Push {
-        /// The name in the cache
-        name: String,
-        /// The name in the registry [default: the same]
+        /// Names in the cache
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// The name in the registry, for a single one [default: the same]
         #[arg(long, value_name = "REF")]
         remote_name: Option<String>,
+        /// Also tag each image of an index TAG-ARCH[VARIANT]
+        #[arg(long)]
+        with_arch_tags: bool,
         /// What to do when the registry has something else under that name
         #[arg(long, value_enum, default_value = "if-absent")]
         mode: PushMode,
+        /// With if-absent, leave what is there and succeed
+        #[arg(long)]
+        skip_if_exists: bool,
     },
     /// List the names in the cache
     Ls,
@@ -99,19 +121,37 @@ Examples:
         /// Its digest, sha256:… or sha512:…
         digest: String,
     },
+    /// Write the SPDX documents of an image's attestations, one per line
+    Sbom {
+        /// A name in the cache
+        name: String,
+        /// For which platform [default: this machine's]
+        #[arg(long, value_name = "P")]
+        platform: Option<Platform>,
+    },
+    /// Print an image's configuration, byte for byte
+    Config {
+        /// A name in the cache
+        name: String,
+        /// For which platform [default: this machine's]
+        #[arg(long, value_name = "P")]
+        platform: Option<Platform>,
+    },
     /// Write an image out, every byte verified
     #[command(after_help = "\
 Examples:
   larder export debian:12 -o debian.tar
-  larder export debian:12 | docker load
+  larder export --format docker debian:12 | docker load
+  larder export --format filesystem debian:12 | tar -x -C ./root
   larder export --format layout --platform linux/arm64 debian:12 -o ./debian")]
     Export {
         /// A name in the cache
         name: String,
-        /// A tar stream of an OCI layout, or an OCI layout in a directory
+        /// What to write
         #[arg(long, value_enum, default_value = "oci")]
         format: Format,
-        /// Only these platforms; a single one is written as a plain image [default: what the cache has]
+        /// Only these platforms; a single one is written as a plain image [default: what the cache has, or this machine's for a
+        /// format that holds one image]
         #[arg(long, value_name = "P,…|all")]
         platform: Option<PlatformSet>,
         /// The name it gets there [default: the same]
@@ -121,6 +161,58 @@ Examples:
         #[arg(long, short, value_name = "FILE|-", default_value = "-")]
         output: PathBuf,
     },
+    /// Take images in from an archive: OCI layout or docker save, plain or compressed with gzip or zstd
+    #[command(after_help = "\
+Examples:
+  larder import app.tar
+  docker save app:1 | larder import -
+  larder import --name registry.example.org/app:1 ./oci-layout-directory")]
+    Import {
+        /// A tar file, the directory of an OCI layout, or - for standard input
+        #[arg(value_name = "FILE|DIR|-")]
+        from: PathBuf,
+        /// The name for its one image [default: the names in the archive]
+        #[arg(long, value_name = "REF")]
+        name: Option<String>,
+    },
+    /// Put images into an index, which is made if need be; an image for the same platform is replaced
+    #[command(after_help = "\
+Examples:
+  larder index registry.example.org/app:1 app:1-amd64 app:1-arm64")]
+    Index {
+        /// The name of the index
+        name: String,
+        /// Names in the cache: images, or indexes whose images are taken
+        #[arg(required = true, value_name = "REF")]
+        references: Vec<String>,
+    },
+    /// Give what a name points to another name
+    Tag {
+        /// A name in the cache
+        source: String,
+        /// The name to give
+        target: String,
+    },
+    /// Remove all names, or those that their registry has
+    #[command(after_help = "\
+Examples:
+  larder clean --published-only && larder gc     keep what exists nowhere else")]
+    Clean {
+        /// Only names that their registry has with the same digest
+        #[arg(long)]
+        published_only: bool,
+    },
+    /// Delete content that no name reaches
+    Gc {
+        /// Count only
+        #[arg(long)]
+        dry_run: bool,
+        /// Keep what was written or relied on within this time
+        #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+        grace: Duration,
+    },
+    /// Show how much is stored, and how much of it no name reaches
+    Du,
     /// Remove names; their content stays until it is collected
     Rm {
         /// Names in the cache
@@ -150,6 +242,15 @@ Examples:
         #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5052")]
         admin_listen: SocketAddr,
     },
+    /// Print a completion script
+    #[command(after_help = "\
+Examples:
+  larder completions bash > ~/.local/share/bash-completion/completions/larder")]
+    Completions {
+        /// For which shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
     /// Show work that nobody could finish
     Jobs {
         /// How many entries at most
@@ -162,35 +263,50 @@ Examples:
 pub(crate) enum PushMode {
     /// Fail
     IfAbsent,
+    /// Keep its images for other platforms
+    Merge,
     /// Replace it
     Replace,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Local {
+    /// Keep its images, and add those of upstream for other platforms
+    Merge,
+    /// Replace it
+    Replace,
+    /// Fail
+    Fail,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// OCI archive (tar)
     Oci,
+    /// As docker save and docker load have it (tar, one image)
+    Docker,
+    /// The root filesystem, all layers laid over each other (tar, one image)
+    Filesystem,
     /// OCI layout (directory)
     Layout,
 }
 
-/// What a process does on a farm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Role {
-    /// Answers clients
-    Facade,
-    /// Reads from upstream registries
-    Fetcher,
-    /// Judges images
-    Verifier,
-    /// Writes names
-    Indexer,
-    /// Writes to upstream registries
-    Pusher,
+impl From<PushMode> for larder_provider::PushMode {
+    fn from(mode: PushMode) -> Self {
+        match mode {
+            PushMode::IfAbsent => Self::IfAbsent,
+            PushMode::Merge => Self::Merge,
+            PushMode::Replace => Self::Replace,
+        }
+    }
 }
 
-impl Role {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Facade, Self::Fetcher, Self::Verifier, Self::Indexer, Self::Pusher];
+impl From<Local> for larder_provider::OnLocal {
+    fn from(local: Local) -> Self {
+        match local {
+            Local::Merge => Self::Merge,
+            Local::Replace => Self::Replace,
+            Local::Fail => Self::Fail,
+        }
+    }
 }

@@ -1,30 +1,41 @@
 //! Where settings come from: flags over environment over file over defaults.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::Deserialize;
 
-use crate::args::Cli;
-use crate::failure::Failure;
+use crate::Failure;
 
 /// All settings. Each crate owns its part.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Config {
-    pub(crate) store: String,
-    pub(crate) bus: String,
+pub struct Config {
+    /// Where blobs and names are: `file:///DIR` or `s3://BUCKET[/PREFIX]`.
+    pub store: String,
+    /// What services talk over: `mem:` (all in this process) or `nats://HOST:PORT`.
+    pub bus: String,
     /// How long a service that was told to stop finishes what it has begun, in seconds.
-    pub(crate) drain_s: u64,
-    pub(crate) nats: larder_bus::Config,
-    pub(crate) s3: crate::store::S3,
-    pub(crate) registry: larder_registry::Config,
-    pub(crate) facade: larder_facade::Config,
-    pub(crate) fetcher: larder_fetcher::Config,
-    pub(crate) verifier: larder_verifier::Config,
-    pub(crate) indexer: larder_indexer::Config,
-    pub(crate) pusher: larder_pusher::Config,
+    pub drain_s: u64,
+    /// How to reach NATS.
+    pub nats: larder_bus::Config,
+    /// How to reach an S3 service.
+    pub s3: crate::store::S3,
+    /// How to talk to registries.
+    pub registry: larder_registry::Config,
+    /// How patient the facade is.
+    pub facade: larder_facade::Config,
+    /// What users of the content store may do.
+    pub content: larder_facade::ContentConfig,
+    /// How much a fetcher takes on.
+    pub fetcher: larder_fetcher::Config,
+    /// How much a verifier takes on.
+    pub verifier: larder_verifier::Config,
+    /// How much an indexer takes on.
+    pub indexer: larder_indexer::Config,
+    /// How much a pusher takes on.
+    pub pusher: larder_pusher::Config,
 }
 
 impl Default for Config {
@@ -37,6 +48,7 @@ impl Default for Config {
             s3: crate::store::S3::default(),
             registry: larder_registry::Config::default(),
             facade: larder_facade::Config::default(),
+            content: larder_facade::ContentConfig::default(),
             fetcher: larder_fetcher::Config::default(),
             verifier: larder_verifier::Config::default(),
             indexer: larder_indexer::Config::default(),
@@ -46,8 +58,9 @@ impl Default for Config {
 }
 
 /// The first words of all settings.
-const SETTINGS: [&str; 11] = [
-    "store", "bus", "drain_s", "nats", "s3", "registry", "facade", "fetcher", "verifier", "indexer", "pusher",
+const SETTINGS: [&str; 12] = [
+    "store", "bus", "drain_s", "nats", "s3", "registry", "facade", "content", "fetcher", "verifier",
+    "indexer", "pusher",
 ];
 
 /// The settings below `s3` that are text.
@@ -62,9 +75,14 @@ fn is_setting(key: &str) -> bool {
     SETTINGS.contains(&first.as_str())
 }
 
-pub(crate) fn load(cli: &Cli) -> Result<Config, Failure> {
+/// Reads the settings: `store` and `bus` as given, over the environment (`LARDER_*`), over `file` (or else `larder.toml` here, then in
+/// the XDG configuration directory), over the defaults.
+///
+/// # Errors
+/// A usage [`Failure`] that says which setting is wrong, and where it comes from.
+pub fn load(file: Option<&Path>, store: Option<&str>, bus: Option<&str>) -> Result<Config, Failure> {
     let mut figment = Figment::new();
-    match &cli.config {
+    match file {
         Some(file) if !file.exists() => {
             return Err(Failure::usage(format!("configuration file {} does not exist", file.display())));
         }
@@ -90,7 +108,7 @@ pub(crate) fn load(cli: &Cli) -> Result<Config, Failure> {
             figment = figment.merge(Serialized::default(&format!("s3.{key}"), text));
         }
     }
-    for (key, value) in [("store", &cli.store), ("bus", &cli.bus)] {
+    for (key, value) in [("store", store), ("bus", bus)] {
         if let Some(value) = value {
             figment = figment.merge(Serialized::default(key, value));
         }

@@ -5,34 +5,45 @@ use std::fmt::Display;
 use larder_provider::ProviderError;
 
 /// A command that did not do what it was asked to.
-pub(crate) struct Failure {
-    pub(crate) message: String,
-    pub(crate) kind: Kind,
+#[derive(Debug)]
+pub struct Failure {
+    /// What, where, and what to do.
+    pub message: String,
+    /// What a script tells it apart by.
+    pub kind: Kind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
+/// Kinds of failure that a script tells apart.
+pub enum Kind {
+    /// It did not work.
     Failed,
+    /// It was asked for in a wrong way.
     Usage,
+    /// What was asked for does not exist.
     NotFound,
+    /// A digest, size or manifest did not hold.
     Integrity,
+    /// A signal ended it.
     Interrupted,
     /// Whoever read the output has seen enough.
     Unread,
 }
 
 impl Failure {
-    pub(crate) fn usage(message: impl Into<String>) -> Self {
+    /// Something was asked for in a wrong way.
+    pub fn usage(message: impl Into<String>) -> Self {
         Self { message: message.into(), kind: Kind::Usage }
     }
 
-    pub(crate) fn failed(what: &str, error: impl Display) -> Self {
+    /// `what` did not work.
+    pub fn failed(what: &str, error: impl Display) -> Self {
         Self { message: format!("{what}: {error}"), kind: Kind::Failed }
     }
 
     /// The process's exit code.
-    pub(crate) fn code(&self) -> i32 {
+    pub fn code(&self) -> i32 {
         match self.kind {
             Kind::Unread => 0,
             Kind::Failed => 1,
@@ -48,7 +59,7 @@ impl Failure {
 impl From<ProviderError> for Failure {
     fn from(error: ProviderError) -> Self {
         let kind = match &error {
-            ProviderError::InvalidReference(_) => Kind::Usage,
+            error if error.is_invalid() => Kind::Usage,
             error if error.is_not_found() => Kind::NotFound,
             error if error.is_integrity() => Kind::Integrity,
             _ => Kind::Failed,

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::failure::{Failure, Kind};
+use larder::{Failure, Kind};
 
 /// How much to print, and how.
 #[derive(Clone, Copy)]

@@ -9,31 +9,41 @@ use larder_blobs::Blobs;
 use larder_catalog::Catalog;
 use object_store::aws::AmazonS3Builder;
 use object_store::prefix::PrefixStore;
-use object_store::{ClientOptions, ObjectStore};
+use object_store::{ClientOptions, ObjectStore, RetryConfig};
 use serde::Deserialize;
 use url::Url;
 
-use crate::failure::Failure;
+use crate::Failure;
 
 /// How to reach an S3 service. What is not set comes from the usual `AWS_*` variables or the instance.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct S3 {
+pub struct S3 {
     /// The service's URL, when it is not AWS.
-    endpoint: Option<String>,
-    region: Option<String>,
-    access_key_id: Option<String>,
-    secret_access_key: Option<Secret>,
+    pub endpoint: Option<String>,
+    /// The region.
+    pub region: Option<String>,
+    /// Whose key.
+    pub access_key_id: Option<String>,
+    /// The key.
+    pub secret_access_key: Option<Secret>,
     /// Whether the bucket is part of the host name.
-    virtual_hosted: bool,
-    connect_timeout_ms: Option<u64>,
+    pub virtual_hosted: bool,
+    /// How long connecting may take, in milliseconds.
+    pub connect_timeout_ms: Option<u64>,
     /// How long a transfer may stand still, in milliseconds.
-    read_timeout_ms: Option<u64>,
+    pub read_timeout_ms: Option<u64>,
 }
 
 /// A string that is never printed.
 #[derive(Clone, Deserialize)]
-pub(crate) struct Secret(String);
+pub struct Secret(String);
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -84,6 +94,12 @@ fn s3_store(url: &Url, s3: &S3) -> Result<Arc<dyn ObjectStore>, Failure> {
     let plain = s3.endpoint.as_deref().map(is_plain).transpose()?.unwrap_or(false);
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
+        // A server that restarts is away for some seconds, and answers with errors for some more.
+        .with_retry(RetryConfig {
+            max_retries: 16,
+            retry_timeout: Duration::from_mins(1),
+            ..RetryConfig::default()
+        })
         .with_client_options(client.with_allow_http(plain || allows_http()))
         .with_virtual_hosted_style_request(s3.virtual_hosted);
     if let Some(endpoint) = &s3.endpoint {

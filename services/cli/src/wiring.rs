@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use larder_blobs::Blobs;
 use larder_bus::{Bus, Durability};
@@ -11,25 +12,32 @@ use larder_messages::{Reason, ReasonKind};
 use larder_registry::Client;
 use larder_runtime::{Runtime, metrics};
 
-use crate::args::Role;
-use crate::config::Config;
-use crate::failure::Failure;
+use crate::{Config, Failure, Role};
 
 /// What a process is made of.
-pub(crate) struct Process {
-    pub(crate) runtime: Runtime,
-    pub(crate) facade: Facade,
+pub struct Process {
+    /// Its bus and tasks.
+    pub runtime: Runtime,
+    /// The cache.
+    pub facade: Facade,
     registry: Client,
 }
 
 impl Process {
     /// A process for one command: everything is in it when there is no farm, only the facade when there is one.
-    pub(crate) async fn for_command(config: &Config) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// A [`Failure`] that says which part cannot be started.
+    pub async fn for_command(config: &Config) -> Result<Self, Failure> {
         let roles = if is_alone(config) { &Role::ALL[..] } else { &[Role::Facade] };
         Self::start(config, roles).await
     }
 
-    pub(crate) async fn start(config: &Config, roles: &[Role]) -> Result<Self, Failure> {
+    /// A process with `roles`.
+    ///
+    /// # Errors
+    /// As [`Process::for_command`].
+    pub async fn start(config: &Config, roles: &[Role]) -> Result<Self, Failure> {
         let (blobs, catalog) = crate::store::open(&config.store, &config.s3).await?;
         let bus = larder_bus::open(&config.bus, &config.nats).await;
         let bus: Arc<dyn Bus> = bus.map_err(|error| Failure::failed("cannot open the bus", chain(&error)))?;
@@ -39,12 +47,24 @@ impl Process {
         for role in roles {
             start_role(*role, &runtime, config, &blobs, &catalog, &registry);
         }
-        let facade = Facade::new(runtime.voice().clone(), &config.facade, blobs, catalog);
+        let facade = Facade::new(runtime.voice().clone(), &config.facade, &config.content, blobs, catalog);
         Ok(Self { runtime, facade, registry })
     }
 
+    /// Completes what was left for later, and lets go of a farm's bus once what was said last is on its way.
+    ///
+    /// # Errors
+    /// A [`Failure`] when what other tools read of the names could not be brought up to date.
+    pub async fn finish(&self, config: &Config) -> Result<(), Failure> {
+        let finished = self.facade.finish().await;
+        if !is_alone(config) {
+            self.runtime.stop(Duration::ZERO).await;
+        }
+        Ok(finished?)
+    }
+
     /// Brings the registry client's totals into the metrics.
-    pub(crate) fn refresh(&self) -> impl Fn() + Clone + Send + Sync + use<> {
+    pub fn refresh(&self) -> impl Fn() + Clone + Send + Sync + use<> {
         let registry = self.registry.clone();
         move || {
             let traffic = registry.traffic();
@@ -76,7 +96,7 @@ fn catch_up(counter: &prometheus::IntCounter, total: u64) {
 }
 
 /// Whether there is nobody else to do the work.
-pub(crate) fn is_alone(config: &Config) -> bool {
+pub fn is_alone(config: &Config) -> bool {
     config.bus == "mem:"
 }
 
@@ -93,13 +113,13 @@ fn start_role(
         Role::Facade => {}
         Role::Fetcher => larder_fetcher::start(runtime, &config.fetcher, blobs.clone(), registry.clone()),
         Role::Verifier => larder_verifier::start(runtime, &config.verifier, blobs.clone()),
-        Role::Indexer => larder_indexer::start(runtime, &config.indexer, catalog.clone()),
+        Role::Indexer => larder_indexer::start(runtime, &config.indexer, blobs.clone(), catalog.clone()),
         Role::Pusher => larder_pusher::start(runtime, &config.pusher, blobs.clone(), registry.clone()),
     }
 }
 
 /// Says loudly what a power failure of the bus costs.
-pub(crate) async fn warn_of_lazy_sync(config: &Config) {
+pub async fn warn_of_lazy_sync(config: &Config) {
     if is_alone(config) {
         return;
     }
@@ -117,6 +137,7 @@ pub(crate) async fn warn_of_lazy_sync(config: &Config) {
     }
 }
 
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+/// The message of an error with all its causes.
+pub fn chain(error: &dyn std::error::Error) -> String {
     Reason::of(ReasonKind::Other, error).message
 }

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use larder_bus::BusError;
-use larder_messages::{Job, News, Reason, ReasonKind, WishRejected, Work, topic};
+use larder_messages::{Job, News, Reason, WishRejected, Work, topic};
 use larder_provider::ProviderError;
 use larder_runtime::{Ear, Heard};
 use tokio::time::Instant;
 
 use crate::Facade;
+use crate::error::{chain, refused};
 
 /// How often an unanswered wish is said again. Asking again is free while the work waits or is worked on, and news can get lost.
 const ASK_AGAIN_EVERY: Duration = Duration::from_secs(2);
@@ -86,21 +87,5 @@ async fn hear(ear: &mut Ear) -> Result<Heard, ProviderError> {
 }
 
 fn bus_error(error: &BusError) -> ProviderError {
-    ProviderError::Unavailable(crate::chain(error))
-}
-
-pub(crate) fn refused(reason: Reason) -> ProviderError {
-    let message = reason.message;
-    match reason.kind {
-        ReasonKind::NotFound => ProviderError::NotFound(message),
-        ReasonKind::PlatformNotFound => ProviderError::PlatformNotFound(message),
-        ReasonKind::Integrity => ProviderError::Corrupt(message),
-        ReasonKind::Denied => ProviderError::Denied(message),
-        ReasonKind::Upstream | ReasonKind::Other => ProviderError::Remote(message),
-        ReasonKind::Unsupported => ProviderError::Unsupported(message),
-        ReasonKind::Incomplete => ProviderError::Partial(message),
-        ReasonKind::Conflict => ProviderError::Conflict(message),
-        ReasonKind::Storage => ProviderError::Storage(message),
-        ReasonKind::Abandoned => ProviderError::Unavailable(message),
-    }
+    ProviderError::Unavailable(chain(error))
 }

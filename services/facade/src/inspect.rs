@@ -6,7 +6,7 @@ use larder_blobs::Blobs;
 use larder_oci::{Descriptor, Digest, Kind};
 use larder_provider::{Inspection, Name, Part, ProviderError};
 
-use crate::blob_error;
+use crate::error::blob_error;
 
 pub(crate) async fn inspect(blobs: &Blobs, found: Name) -> Result<Inspection, ProviderError> {
     let Name { name, descriptor } = found;

@@ -1,17 +1,60 @@
 //! A pull: nothing to do, or one wish and its answer.
 
 use larder_blobs::closure::{Scope, walk};
-use larder_messages::{ImageIndexed, ImageProgress, ImageRejected, ImageWanted, Reason, topic};
-use larder_oci::{Descriptor, PlatformSet, Reference};
+use larder_messages::{
+    ImageIndexed, ImageProgress, ImageRejected, ImageStored, ImageWanted, Naming, Reason, topic,
+};
+use larder_oci::{Descriptor, Document, Kind, OciError, OnLocal, PlatformSet, Reference, select};
 use larder_provider::{Progress, ProviderError, PullOptions, Pulled};
 
-use crate::{Facade, blob_error};
+use crate::Facade;
+use crate::error::{blob_error, platform_error};
 
 /// How often a pull is begun anew when blobs vanish between their arrival and the verdict.
 const TRIES_MAX: u32 = 3;
 
 impl Facade {
     pub(crate) async fn pull(
+        &self,
+        reference: &Reference,
+        platforms: &PlatformSet,
+        options: &PullOptions,
+    ) -> Result<Pulled, ProviderError> {
+        let pulled = self.pull_image(reference, platforms, options).await?;
+        if options.arch_names && reference.digest().is_none() {
+            self.name_images(reference, pulled.root(), platforms).await?;
+        }
+        Ok(pulled)
+    }
+
+    /// Gives each image of an index that is there a name of its own, `NAME-ARCH[VARIANT]`.
+    async fn name_images(
+        &self,
+        reference: &Reference,
+        root: &Descriptor,
+        platforms: &PlatformSet,
+    ) -> Result<(), ProviderError> {
+        let document = self.blobs.document(root).await.map_err(|error| blob_error(&error))?;
+        let Some(Kind::Index(index)) = document.as_ref().map(Document::kind) else {
+            return Ok(());
+        };
+        let images = select(index, platforms).complete();
+        for child in images.map_err(|error| platform_error(&reference.to_string(), error))? {
+            let platform = child.platform.as_ref().filter(|platform| !platform.is_unknown());
+            let (Some(platform), true) = (platform, child.is_manifest()) else {
+                continue;
+            };
+            let name = format!("{}-{}", reference.name(), platform.suffix());
+            let name: Reference =
+                name.parse().map_err(|error: OciError| ProviderError::InvalidReference(error.to_string()))?;
+            // It is what upstream has, as its index is.
+            let naming = Naming::Pulled { local: OnLocal::Replace };
+            self.settle(&ImageStored::written(name, child.clone(), false, naming)).await?;
+        }
+        Ok(())
+    }
+
+    async fn pull_image(
         &self,
         reference: &Reference,
         platforms: &PlatformSet,
@@ -26,16 +69,23 @@ impl Facade {
         }
         // What a digest names cannot have changed.
         let revalidate = options.always && reference.digest().is_none();
-        let mut wanted =
-            ImageWanted { reference: reference.clone(), platforms: platforms.clone(), known, revalidate };
+        let mut wanted = ImageWanted {
+            reference: reference.clone(),
+            platforms: platforms.clone(),
+            known,
+            revalidate,
+            local: options.local,
+        };
         let mut tries = 1;
         loop {
             match self.want(&wanted, options).await {
                 // What is cached lacks the platform; what upstream has by now may not.
-                Err(ProviderError::PlatformNotFound(_)) if wanted.known.is_some() && !wanted.revalidate => {
+                Err(ProviderError::PlatformNotFound { .. })
+                    if wanted.known.is_some() && !wanted.revalidate =>
+                {
                     wanted.revalidate = true;
                 }
-                Err(ProviderError::Partial(_)) if tries < TRIES_MAX => tries += 1,
+                Err(ProviderError::Partial { .. }) if tries < TRIES_MAX => tries += 1,
                 other => return other,
             }
         }

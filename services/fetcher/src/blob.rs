@@ -44,7 +44,7 @@ impl Handler<FetchBlob> for Fetcher {
     }
 }
 
-async fn fetch(ports: &Ports, job: &Job, wanted: &BlobWanted) -> Result<BlobStored, FetchError> {
+pub(crate) async fn fetch(ports: &Ports, job: &Job, wanted: &BlobWanted) -> Result<BlobStored, FetchError> {
     let stored = |size, fetched_bytes| BlobStored { digest: wanted.blob.digest.clone(), size, fetched_bytes };
     let mut registry = ports.registry.clone();
     loop {

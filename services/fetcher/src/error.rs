@@ -78,7 +78,15 @@ impl From<FetchError> for Failure {
             // The registry client has tried again on its own, and a disk does not get better.
             _ => None,
         };
-        Self { reason: Reason::of(kind, &error), retry_after }
+        let reason = match &error {
+            FetchError::Blob(reason) => reason.clone(),
+            FetchError::Upstream { source, .. } => Reason::of(kind, &error).with_status(source.status()),
+            FetchError::Image { source: OciError::PlatformNotFound { wanted, .. }, .. } => {
+                Reason::of(kind, &error).with_platforms(wanted)
+            }
+            _ => Reason::of(kind, &error),
+        };
+        Self { reason, retry_after }
     }
 }
 

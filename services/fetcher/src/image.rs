@@ -11,7 +11,7 @@ use bytes::Bytes;
 use larder_blobs::BlobError;
 use larder_messages::{
     BlobProgress, BlobRejected, BlobStored, BlobWanted, Fetched, ImageProgress, ImageStored, ImageWanted,
-    Job, topic,
+    Job, Naming, topic,
 };
 use larder_oci::{
     Config, Descriptor, Digest, Document, Kind, MANIFEST_BYTES_MAX, OciError, PlatformSet, Reference,
@@ -88,6 +88,8 @@ impl Fetch<'_> {
             reference: self.wanted.reference.clone(),
             root,
             platforms: self.wanted.platforms.clone(),
+            sparse: false,
+            naming: Naming::Pulled { local: self.wanted.local },
             fetched: self.fetched,
         })
     }

@@ -8,12 +8,13 @@ mod error;
 mod image;
 mod plan;
 mod resolved;
+mod seek;
 
 use std::sync::Arc;
 
 use actix::{Actor, Context};
 use larder_blobs::Blobs;
-use larder_messages::{BlobWanted, ImageWanted};
+use larder_messages::{BlobWanted, ImageSought, ImageWanted};
 use larder_registry::Client;
 use larder_runtime::{Runtime, Voice};
 use serde::Deserialize;
@@ -21,6 +22,7 @@ use serde::Deserialize;
 pub use blob::FetchBlob;
 pub use error::FetchError;
 pub use image::FetchImage;
+pub use seek::Seek;
 
 /// How much a fetcher takes on at a time.
 #[derive(Clone, Debug, Deserialize)]
@@ -55,7 +57,7 @@ impl Actor for Fetcher {
     type Context = Context<Self>;
 }
 
-/// Starts a fetcher that hears [`ImageWanted`] and [`BlobWanted`].
+/// Starts a fetcher that hears [`ImageWanted`], [`BlobWanted`] and [`ImageSought`].
 pub fn start(runtime: &Runtime, config: &Config, blobs: Blobs, registry: Client) {
     let ports = Arc::new(Ports {
         blobs,
@@ -66,6 +68,10 @@ pub fn start(runtime: &Runtime, config: &Config, blobs: Blobs, registry: Client)
     let fetcher = Fetcher { ports }.start();
     runtime.listen(config.images_in_flight_max, fetcher.clone(), |wanted: ImageWanted, job| FetchImage {
         wanted,
+        job,
+    });
+    runtime.listen(config.images_in_flight_max, fetcher.clone(), |sought: ImageSought, job| Seek {
+        sought,
         job,
     });
     runtime.listen(config.blobs_in_flight_max, fetcher, |wanted: BlobWanted, job| FetchBlob { wanted, job });

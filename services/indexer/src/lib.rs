@@ -1,14 +1,25 @@
-//! The only writer of the catalog.
-//! Hears [`ImageVerified`], [`RemovalWanted`]; says [`ImageIndexed`], [`NameRemoved`]; touches `catalog`.
-//! Invariant: an image is said to be indexed only when its name is durable.
+//! The only writer of the catalog, and so also the one that knows which blobs nothing reaches any more.
+//!
+//! Hears [`ImageVerified`], [`RemovalWanted`], [`CollectionWanted`]; touches `catalog`, `blobs`.
 
-use std::time::Duration;
+mod collect;
+mod error;
+mod name;
+mod remove;
 
-use actix::{Actor, Context, Handler};
-use larder_catalog::{Catalog, CatalogError, Origin};
-use larder_messages::{ImageIndexed, ImageVerified, NameRemoved, Reason, ReasonKind, RemovalWanted, Work};
-use larder_runtime::{Failure, Outcome, Runtime, Says, on_pool};
+use std::sync::Arc;
+
+use actix::{Actor, Context};
+use larder_blobs::Blobs;
+use larder_catalog::Catalog;
+use larder_messages::{CollectionWanted, ImageVerified, RemovalWanted};
+use larder_runtime::Runtime;
 use serde::Deserialize;
+
+pub use collect::Collect;
+pub use error::IndexError;
+pub use name::Index;
+pub use remove::Remove;
 
 /// How much an indexer takes on at a time.
 #[derive(Clone, Debug, Deserialize)]
@@ -24,73 +35,28 @@ impl Default for Config {
     }
 }
 
+/// What an indexer works with.
+pub(crate) struct Ports {
+    pub(crate) blobs: Blobs,
+    pub(crate) catalog: Catalog,
+    pub(crate) turns: name::Turns,
+}
+
 /// The indexer.
 pub struct Indexer {
-    catalog: Catalog,
+    ports: Arc<Ports>,
 }
 
 impl Actor for Indexer {
     type Context = Context<Self>;
 }
 
-/// Starts an indexer that hears [`ImageVerified`] and [`RemovalWanted`].
-pub fn start(runtime: &Runtime, config: &Config, catalog: Catalog) {
-    let indexer = Indexer { catalog }.start();
+/// Starts an indexer that hears [`ImageVerified`], [`RemovalWanted`] and [`CollectionWanted`].
+pub fn start(runtime: &Runtime, config: &Config, blobs: Blobs, catalog: Catalog) {
+    let ports = Arc::new(Ports { blobs, catalog, turns: name::Turns::default() });
+    let indexer = Indexer { ports }.start();
     let in_flight_max = config.names_in_flight_max;
     runtime.listen(in_flight_max, indexer.clone(), |verified: ImageVerified, _| Index { verified });
-    runtime.listen(in_flight_max, indexer, |wanted: RemovalWanted, _| Remove { wanted });
-}
-
-/// Give the verified image its name.
-#[derive(actix::Message)]
-#[rtype(result = "Outcome")]
-pub struct Index {
-    /// The image.
-    pub verified: ImageVerified,
-}
-
-/// Make a name point to nothing.
-#[derive(actix::Message)]
-#[rtype(result = "Outcome")]
-pub struct Remove {
-    /// The name.
-    pub wanted: RemovalWanted,
-}
-
-impl Handler<Index> for Indexer {
-    type Result = actix::ResponseFuture<Outcome>;
-
-    fn handle(&mut self, Index { verified }: Index, _: &mut Context<Self>) -> Self::Result {
-        let catalog = self.catalog.clone();
-        on_pool(async move {
-            let name = verified.reference.name();
-            let set = catalog.set(&name, &verified.root, Origin::Pulled).await;
-            set.map_err(|error| failure(&error))?;
-            Ok(Says::default().news(&ImageIndexed::from(verified)))
-        })
-    }
-}
-
-impl Handler<Remove> for Indexer {
-    type Result = actix::ResponseFuture<Outcome>;
-
-    fn handle(&mut self, Remove { wanted }: Remove, _: &mut Context<Self>) -> Self::Result {
-        let catalog = self.catalog.clone();
-        on_pool(async move {
-            let existed =
-                catalog.remove(&wanted.name, Origin::Removed).await.map_err(|error| failure(&error))?;
-            let id = wanted.id();
-            Ok(Says::default().news(&NameRemoved { id, name: wanted.name, existed }))
-        })
-    }
-}
-
-fn failure(error: &CatalogError) -> Failure {
-    let (kind, retry_after) = match error {
-        CatalogError::Contended(_) => (ReasonKind::Conflict, Some(Duration::from_millis(200))),
-        CatalogError::Name(_) => (ReasonKind::Conflict, None),
-        CatalogError::Objects { .. } => (ReasonKind::Storage, Some(Duration::from_secs(1))),
-        _ => (ReasonKind::Storage, None),
-    };
-    Failure { reason: Reason::of(kind, error), retry_after }
+    runtime.listen(in_flight_max, indexer.clone(), |wanted: RemovalWanted, _| Remove { wanted });
+    runtime.listen(1, indexer, |wanted: CollectionWanted, _| Collect { wanted });
 }

@@ -42,13 +42,14 @@ fn store_failure(wanted: &AuditWanted, source: BlobError) -> Failure {
 }
 
 async fn audit(blobs: &Blobs, wanted: &AuditWanted) -> Result<AuditFinished, BlobError> {
-    let closure = walk(blobs, &wanted.root, &Scope::Present).await?;
+    let scope = wanted.platforms.as_ref().map_or(Scope::Present, Scope::Wanted);
+    let closure = walk(blobs, &wanted.root, &scope).await?;
     let mut finished = AuditFinished {
         id: wanted.id(),
         name: wanted.name.clone(),
         blobs: 0,
         bytes: 0,
-        absent_platforms: closure.absent_platforms,
+        absent_platforms: closure.absent.len() as u64,
         problems: known_problems(&closure),
     };
     let Closure { blobs: all, missing, .. } = closure;
@@ -84,7 +85,11 @@ fn known_problems(closure: &Closure) -> Vec<Problem> {
         let (digest, what) = (digest.clone(), what.clone());
         Problem::Invalid { digest, what }
     });
-    missing.chain(invalid).collect()
+    let hollow = closure.is_hollow().then(|| Problem::Invalid {
+        digest: closure.blobs[0].digest.clone(),
+        what: "none of the images of this index is in the cache".to_owned(),
+    });
+    missing.chain(invalid).chain(hollow).collect()
 }
 
 fn same_blob(one: &Problem, other: &Problem) -> bool {

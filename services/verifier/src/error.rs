@@ -19,6 +19,12 @@ pub enum VerifyError {
         /// What is missing.
         missing: Vec<Digest>,
     },
+    /// None of the images of its index is there.
+    #[error("{reference} has no image of its index in the cache")]
+    Hollow {
+        /// The image.
+        reference: Reference,
+    },
     /// Manifest and configuration disagree, or the platform is not there.
     #[error("{reference} does not hold")]
     Image {
@@ -46,7 +52,7 @@ fn first(missing: &[Digest]) -> String {
 impl From<VerifyError> for Failure {
     fn from(error: VerifyError) -> Self {
         let kind = match &error {
-            VerifyError::Incomplete { .. } => ReasonKind::Incomplete,
+            VerifyError::Incomplete { .. } | VerifyError::Hollow { .. } => ReasonKind::Incomplete,
             VerifyError::Image { source: OciError::PlatformNotFound { .. }, .. } => {
                 ReasonKind::PlatformNotFound
             }
@@ -55,6 +61,13 @@ impl From<VerifyError> for Failure {
             VerifyError::Store { .. } => ReasonKind::Storage,
         };
         let retry_after = (kind == ReasonKind::Storage).then_some(Duration::from_secs(1));
-        Self { reason: Reason::of(kind, &error), retry_after }
+        let reason = match &error {
+            VerifyError::Incomplete { missing, .. } => Reason::of(kind, &error).with_missing(missing),
+            VerifyError::Image { source: OciError::PlatformNotFound { wanted, .. }, .. } => {
+                Reason::of(kind, &error).with_platforms(wanted)
+            }
+            _ => Reason::of(kind, &error),
+        };
+        Self { reason, retry_after }
     }
 }

@@ -33,7 +33,7 @@ impl Handler<Verify> for Verifier {
 
 async fn judge(blobs: &Blobs, stored: &ImageStored) -> Result<(), VerifyError> {
     let reference = || stored.reference.clone();
-    let scope = Scope::Wanted(&stored.platforms);
+    let scope = if stored.sparse { Scope::Present } else { Scope::Wanted(&stored.platforms) };
     let closure = walk(blobs, &stored.root, &scope).await;
     let closure = closure.map_err(|source| VerifyError::Store { reference: reference(), source })?;
     if let Some((digest, what)) = closure.invalid.first() {
@@ -42,6 +42,9 @@ async fn judge(blobs: &Blobs, stored: &ImageStored) -> Result<(), VerifyError> {
     }
     if !closure.missing.is_empty() {
         return Err(VerifyError::Incomplete { reference: reference(), missing: closure.missing });
+    }
+    if stored.sparse && closure.is_hollow() {
+        return Err(VerifyError::Hollow { reference: reference() });
     }
     match closure.uncovered(&stored.platforms) {
         Some(source) => Err(VerifyError::Image { reference: reference(), source }),

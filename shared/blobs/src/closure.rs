@@ -16,7 +16,7 @@ pub struct Closure {
     /// Those that are not there with the size their parent gives.
     pub missing: Vec<Digest>,
     /// Children of indexes that are not wanted or were never fetched.
-    pub absent_platforms: u64,
+    pub absent: Vec<Digest>,
     /// What the indexes found say they have, wanted or not.
     pub offered: Vec<Platform>,
     /// What the images found run on.
@@ -94,7 +94,7 @@ async fn children(
                 if blobs.size(&child.digest).await?.is_some() {
                     present.push(child);
                 } else {
-                    closure.absent_platforms += 1;
+                    closure.absent.push(child.digest);
                 }
             }
             Ok(present)
@@ -167,6 +167,11 @@ impl Closure {
         (!missing.is_empty()).then_some(OciError::PlatformNotFound { wanted: missing, present })
     }
 
+    /// Whether it is an index of which no image is there.
+    pub fn is_hollow(&self) -> bool {
+        !self.absent.is_empty() && self.blobs.len() == 1
+    }
+
     /// Whether all of it is there and nothing disagrees.
     pub fn is_whole(&self, wanted: &PlatformSet) -> bool {
         self.missing.is_empty() && self.invalid.is_empty() && self.uncovered(wanted).is_none()
@@ -178,4 +183,43 @@ fn chain(error: &dyn std::error::Error) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(": ")
+}
+
+/// Adds to `reached` all blobs that `root` leads to, whether they are stored or not; `media_type` says what it is, if that is known.
+/// What was reached before is not walked again.
+///
+/// # Errors
+/// When a manifest on the way is damaged or the store cannot be read: then it cannot be told what is reached.
+pub async fn reach<S: std::hash::BuildHasher>(
+    blobs: &Blobs,
+    root: &Digest,
+    media_type: Option<&str>,
+    reached: &mut HashSet<Digest, S>,
+) -> Result<(), BlobError> {
+    let mut left = vec![(root.clone(), media_type.map(str::to_owned))];
+    while let Some((digest, media_type)) = left.pop() {
+        if !reached.insert(digest.clone()) {
+            continue;
+        }
+        let is_manifest = |text: &str| media_type::is_image(text) || media_type::is_index(text);
+        if media_type.as_deref().is_some_and(|own| !is_manifest(own)) {
+            continue;
+        }
+        let bytes = match blobs.read_small(&digest, larder_oci::MANIFEST_BYTES_MAX as u64).await {
+            Ok(bytes) => bytes,
+            Err(BlobError::NotFound(_)) => continue,
+            Err(error) => return Err(error),
+        };
+        let parsed = Document::parse(bytes, media_type.as_deref());
+        let document = parsed.map_err(|source| BlobError::Document { digest, source })?;
+        let is_index = matches!(document.kind(), Kind::Index(_));
+        for child in document.children() {
+            if is_index {
+                left.push((child.digest.clone(), Some(child.media_type.clone())));
+            } else {
+                reached.insert(child.digest.clone());
+            }
+        }
+    }
+    Ok(())
 }

@@ -1,45 +1,50 @@
 //! Blobs in a local directory.
 //!
 //! A blob is written to `ingest/<algorithm>-<hex>` under an exclusive lock on that file, so that of all processes sharing the
-//! directory one writes it, the others wait, and after a crash the next one resumes where the last one stopped. One blocking
-//! thread per blob hashes and writes what the network task hands it.
+//! directory one writes it, the others wait, and after a crash the next one resumes where the last one stopped. A draft, whose
+//! digest is not known, is written to a locked file of its own, which goes away with it.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+mod list;
+mod read;
+mod write;
+
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use futures::StreamExt;
-use larder_oci::{Algorithm, Digest, Digester};
+use futures::stream::{self, BoxStream};
+use larder_oci::{Algorithm, Digest};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use uuid::Uuid;
 
-use crate::{BlobError, CHUNKS_IN_FLIGHT_MAX, Claim, Content, Ingest, check};
+use crate::verified::Verified;
+use crate::{BlobError, Claim, Ingest, Stored, USED_AGAIN_AFTER};
 
-const READ_BYTES: usize = 1 << 20;
+use read::Mark;
+use write::Goal;
+pub(crate) use write::Writer;
+
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
+#[derive(Clone)]
 pub(crate) struct Disk {
     root: PathBuf,
-}
-
-pub(crate) struct Writer {
-    orders: mpsc::Sender<Order>,
-    thread: Option<JoinHandle<Result<u64, BlobError>>>,
-    offset: u64,
-}
-
-enum Order {
-    Bytes(Bytes),
-    Restart,
-    Commit,
+    verified: Arc<Verified<Mark>>,
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BlobError {
     let path = path.to_owned();
     move |source| BlobError::Disk { action, path, source }
+}
+
+fn received<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> BoxStream<'static, T> {
+    let next =
+        |mut receiver: mpsc::Receiver<T>| async move { receiver.recv().await.map(|item| (item, receiver)) };
+    stream::unfold(receiver, next).boxed()
 }
 
 impl Disk {
@@ -54,7 +59,7 @@ impl Disk {
                 Err(error) => return Err(failed("create", folder)(error)),
             }
         }
-        Ok(Self { root })
+        Ok(Self { root, verified: Arc::default() })
     }
 
     fn blob(&self, digest: &Digest) -> PathBuf {
@@ -62,13 +67,15 @@ impl Disk {
         folder.join(digest.hex())
     }
 
-    pub(crate) fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
+    pub(crate) fn stat(&self, digest: &Digest) -> Result<Option<Stored>, BlobError> {
         let path = self.blob(digest);
-        match fs::metadata(&path) {
-            Ok(metadata) => Ok(Some(metadata.len())),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed("look at", &path)(error)),
-        }
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("look at", &path)(error)),
+        };
+        let modified = metadata.modified().map_err(failed("look at", &path))?;
+        Ok(Some(Stored { digest: digest.clone(), size: metadata.len(), modified }))
     }
 
     pub(crate) fn delete(&self, digest: &Digest) -> Result<bool, BlobError> {
@@ -83,50 +90,57 @@ impl Disk {
     pub(crate) async fn ingest(&self, digest: &Digest, size: Option<u64>) -> Result<Claim, BlobError> {
         let partial = self.root.join("ingest").join(digest.token());
         loop {
-            if let Some(stored) = self.size(digest)?
-                && size.is_none_or(|size| size == stored)
-            {
+            if let Some(stored) = self.present(digest, size)? {
                 return Ok(Claim::Present(stored));
             }
-            if let Some(file) = lock(&partial)? {
+            if let Some(file) = lock(&partial, true)? {
                 // Whoever held the lock may have committed between the look and the lock.
-                if let Some(stored) = self.size(digest)?
-                    && size.is_none_or(|size| size == stored)
-                {
+                if let Some(stored) = self.present(digest, size)? {
                     let _ = fs::remove_file(&partial);
                     return Ok(Claim::Present(stored));
                 }
-                let writer = self.writer(file, partial, digest.clone(), size)?;
+                let writer = Writer::start(self.clone(), file, partial, Goal::Blob(digest.clone(), size))?;
                 return Ok(Claim::Granted(Ingest(crate::Writer::Disk(writer))));
             }
             tokio::time::sleep(LOCK_RETRY).await;
         }
     }
 
-    fn writer(
-        &self,
-        file: File,
-        partial: PathBuf,
-        digest: Digest,
-        size: Option<u64>,
-    ) -> Result<Writer, BlobError> {
-        let there = file.metadata().map_err(failed("look at", &partial))?.len();
-        let offset = if size.is_some_and(|size| there <= size) { there } else { 0 };
-        let (orders, inbox) = mpsc::channel(CHUNKS_IN_FLIGHT_MAX);
-        let spool = Spool {
-            file,
-            partial,
-            target: self.blob(&digest),
-            digester: Digester::new(digest.algorithm()),
-            digest,
-            size,
-            length: offset,
-        };
-        let thread = tokio::task::spawn_blocking(move || spool.run(inbox));
-        Ok(Writer { orders, thread: Some(thread), offset })
+    pub(crate) fn draft(&self, algorithm: Algorithm) -> Result<Writer, BlobError> {
+        let partial = self.root.join("ingest").join(format!("draft-{}", Uuid::now_v7()));
+        // Nobody else knows the name, but a sweep that takes everything may come upon it before it is locked.
+        let file = lock(&partial, true)?.ok_or(BlobError::Interrupted)?;
+        Writer::start(self.clone(), file, partial, Goal::Draft(algorithm))
     }
 
-    pub(crate) fn read(&self, digest: &Digest) -> Result<Content, BlobError> {
+    /// The size of a blob that is there, with `size` bytes if that is given; such a one is marked as used.
+    fn present(&self, digest: &Digest, size: Option<u64>) -> Result<Option<u64>, BlobError> {
+        let stored = self.stat(digest)?.filter(|stored| size.is_none_or(|size| size == stored.size));
+        let Some(stored) = stored else { return Ok(None) };
+        let age = SystemTime::now().duration_since(stored.modified);
+        if age.is_ok_and(|age| age > USED_AGAIN_AFTER) {
+            match self.touch(digest) {
+                Ok(()) => {}
+                Err(BlobError::NotFound(_)) => return Ok(None),
+                // Where nothing can be written, nothing is collected either.
+                Err(BlobError::Disk { source, .. }) if is_read_only(&source) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(stored.size))
+    }
+
+    pub(crate) fn touch(&self, digest: &Digest) -> Result<(), BlobError> {
+        let (file, path, before) = self.open_blob(digest)?;
+        file.set_modified(SystemTime::now()).map_err(failed("mark as used", &path))?;
+        if self.verified.holds(digest, &Mark::of(&before)) {
+            let after = file.metadata().map_err(failed("look at", &path))?;
+            self.verified.remember(digest.clone(), Mark::of(&after));
+        }
+        Ok(())
+    }
+
+    fn open_blob(&self, digest: &Digest) -> Result<(File, PathBuf, Metadata), BlobError> {
         let path = self.blob(digest);
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -135,19 +149,8 @@ impl Disk {
             }
             Err(error) => return Err(failed("open", &path)(error)),
         };
-        let size = file.metadata().map_err(failed("look at", &path))?.len();
-        let (chunks, stream) = mpsc::channel(CHUNKS_IN_FLIGHT_MAX);
-        let digest = digest.clone();
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = read_verified(file, &path, &digest, size, &chunks) {
-                let _ = chunks.blocking_send(Err(error));
-            }
-        });
-        let bytes = futures::stream::unfold(stream, |mut stream| async move {
-            stream.recv().await.map(|chunk| (chunk, stream))
-        });
-        let bytes = bytes.boxed();
-        Ok(Content { size, bytes })
+        let metadata = file.metadata().map_err(failed("look at", &path))?;
+        Ok((file, path, metadata))
     }
 }
 
@@ -155,11 +158,15 @@ fn is_read_only(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied)
 }
 
-/// Opens and locks the partial file; `None` when another holds it.
-fn lock(partial: &Path) -> Result<Option<File>, BlobError> {
+/// Opens and locks the partial file; `None` when another holds it, or when it is not there and not to be created.
+fn lock(partial: &Path, create: bool) -> Result<Option<File>, BlobError> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    let file = options.open(partial).map_err(failed("create", partial))?;
+    options.read(true).write(true).create(create).truncate(false);
+    let file = match options.open(partial) {
+        Ok(file) => file,
+        Err(error) if !create && error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("open", partial)(error)),
+    };
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Ok(None),
@@ -171,147 +178,13 @@ fn lock(partial: &Path) -> Result<Option<File>, BlobError> {
     Ok(same.then_some(file))
 }
 
-fn read_verified(
-    mut file: File,
-    path: &Path,
-    digest: &Digest,
-    size: u64,
-    chunks: &mpsc::Sender<Result<Bytes, BlobError>>,
-) -> Result<(), BlobError> {
-    let mut digester = Digester::new(digest.algorithm());
-    let mut left = size;
-    loop {
-        let length = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES);
-        let mut chunk = vec![0; length];
-        file.read_exact(&mut chunk).map_err(failed("read", path))?;
-        digester.update(&chunk);
-        left -= length as u64;
-        if left == 0 {
-            check(digest, None, digester.finish(), size)?;
-            let _ = chunks.blocking_send(Ok(chunk.into()));
-            return Ok(());
-        }
-        if chunks.blocking_send(Ok(chunk.into())).is_err() {
-            return Ok(());
-        }
-    }
-}
-
-impl Writer {
-    pub(crate) fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    pub(crate) async fn write(&mut self, bytes: Bytes) -> Result<(), BlobError> {
-        self.order(Order::Bytes(bytes)).await
-    }
-
-    pub(crate) async fn restart(&mut self) -> Result<(), BlobError> {
-        self.offset = 0;
-        self.order(Order::Restart).await
-    }
-
-    pub(crate) async fn commit(mut self) -> Result<u64, BlobError> {
-        self.order(Order::Commit).await?;
-        self.finish().await
-    }
-
-    async fn order(&mut self, order: Order) -> Result<(), BlobError> {
-        match self.orders.send(order).await {
-            Ok(()) => Ok(()),
-            // The thread takes orders until it fails.
-            Err(_) => self.finish().await.map(drop),
-        }
-    }
-
-    async fn finish(&mut self) -> Result<u64, BlobError> {
-        match self.thread.take() {
-            Some(thread) => thread.await.unwrap_or(Err(BlobError::Interrupted)),
-            None => Err(BlobError::Interrupted),
-        }
-    }
-}
-
-/// What the blocking thread works on.
-struct Spool {
-    file: File,
-    partial: PathBuf,
-    target: PathBuf,
-    digester: Digester,
-    digest: Digest,
-    size: Option<u64>,
-    length: u64,
-}
-
-impl Spool {
-    fn run(mut self, mut inbox: mpsc::Receiver<Order>) -> Result<u64, BlobError> {
-        self.take_up()?;
-        while let Some(order) = inbox.blocking_recv() {
-            match order {
-                Order::Bytes(bytes) => self.write(&bytes)?,
-                Order::Restart => self.clear()?,
-                Order::Commit => return self.commit(),
-            }
-        }
-        Err(BlobError::Interrupted)
-    }
-
-    /// Hashes what an earlier try has left.
-    fn take_up(&mut self) -> Result<(), BlobError> {
-        let offset = self.length;
-        if offset == 0 {
-            return self.clear();
-        }
-        let mut buffer = vec![0; READ_BYTES];
-        let mut left = offset;
-        while left > 0 {
-            let length = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES);
-            let chunk = &mut buffer[..length];
-            self.file.read_exact(chunk).map_err(failed("read", &self.partial))?;
-            self.digester.update(chunk);
-            left -= length as u64;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, bytes: &Bytes) -> Result<(), BlobError> {
-        let length = self.length + bytes.len() as u64;
-        if let Some(size) = self.size
-            && length > size
-        {
-            let _ = fs::remove_file(&self.partial);
-            return Err(BlobError::WrongSize { digest: self.digest.clone(), want: size, got: length });
-        }
-        self.digester.update(bytes);
-        self.file.write_all(bytes).map_err(failed("write", &self.partial))?;
-        self.length = length;
-        Ok(())
-    }
-
-    fn clear(&mut self) -> Result<(), BlobError> {
-        self.file.set_len(0).map_err(failed("truncate", &self.partial))?;
-        self.file.seek(SeekFrom::Start(0)).map_err(failed("rewind", &self.partial))?;
-        self.digester = Digester::new(self.digest.algorithm());
-        self.length = 0;
-        Ok(())
-    }
-
-    fn commit(self) -> Result<u64, BlobError> {
-        if let Err(error) = check(&self.digest, self.size, self.digester.finish(), self.length) {
-            let _ = fs::remove_file(&self.partial);
-            return Err(error);
-        }
-        self.file.sync_all().map_err(failed("sync", &self.partial))?;
-        fs::rename(&self.partial, &self.target).map_err(failed("rename to", &self.target))?;
-        let folder = self.target.parent().expect("a blob has a folder");
-        let opened = File::open(folder).and_then(|folder| folder.sync_all());
-        opened.map_err(failed("sync", folder))?;
-        Ok(self.length)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
+    use bytes::Bytes;
+    use futures::TryStreamExt;
+
     use super::*;
     use crate::Blobs;
 
@@ -374,17 +247,153 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path().join("ingest")).unwrap().count(), 0);
     }
 
+    /// Stores three MiB, and returns where they lie.
+    async fn stored(folder: &tempfile::TempDir, blobs: &Blobs) -> (Digest, Vec<u8>, PathBuf) {
+        let bytes = Bytes::from(vec![7; 3 << 20]);
+        let digest = Digest::of(&bytes);
+        blobs.put(&digest, bytes.clone()).await.unwrap();
+        let path = folder.path().join("blobs/sha256").join(digest.hex());
+        (digest, bytes.to_vec(), path)
+    }
+
+    fn set_age(path: &Path, age: Duration) -> SystemTime {
+        let then = SystemTime::now() - age;
+        File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
+        then
+    }
+
+    fn modified(path: &Path) -> SystemTime {
+        fs::metadata(path).unwrap().modified().unwrap()
+    }
+
+    async fn range(blobs: &Blobs, digest: &Digest) -> Result<Vec<Bytes>, BlobError> {
+        blobs.read_range(digest, 2 << 20, Some(10)).await?.bytes.try_collect().await
+    }
+
+    #[tokio::test]
+    async fn range_is_held_back_when_a_byte_outside_it_was_flipped() {
+        let (folder, blobs) = open();
+        let (digest, mut bytes, path) = stored(&folder, &blobs).await;
+        bytes[5] = 0;
+        fs::write(&path, &bytes).unwrap();
+        let refused = range(&blobs, &digest).await;
+        assert!(matches!(refused, Err(BlobError::Corrupt { .. })), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn verified_file_is_hashed_again_only_when_it_changed() {
+        let (folder, blobs) = open();
+        let (digest, mut bytes, path) = stored(&folder, &blobs).await;
+        range(&blobs, &digest).await.unwrap();
+        blobs.touch(&digest).await.unwrap();
+        let then = modified(&path);
+        bytes[5] = 0;
+        fs::write(&path, &bytes).unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(then).unwrap();
+        assert_eq!(range(&blobs, &digest).await.unwrap().concat(), [7; 10], "nothing else was read");
+        set_age(&path, Duration::from_secs(1));
+        let refused = range(&blobs, &digest).await;
+        assert!(matches!(refused, Err(BlobError::Corrupt { .. })), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn blocking_reader_fails_instead_of_ending_and_goes_on_failing() {
+        let (folder, blobs) = open();
+        let (digest, mut bytes, path) = stored(&folder, &blobs).await;
+        bytes[5] = 0;
+        for damaged in [&bytes[..], &bytes[..100], &[]] {
+            fs::write(&path, damaged).unwrap();
+            let mut reader = blobs.reader(&digest).await.unwrap();
+            let mut all = Vec::new();
+            let error = reader.read_to_end(&mut all).unwrap_err();
+            let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<BlobError>());
+            assert!(matches!(inner, Some(BlobError::Corrupt { .. })), "{error:?}");
+            assert!(damaged.is_empty() || all.len() < damaged.len());
+            assert!(reader.read(&mut [0]).is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn file_cut_while_it_is_read_is_an_error() {
+        let (folder, blobs) = open();
+        let (digest, _, path) = stored(&folder, &blobs).await;
+        let mut reader = blobs.reader(&digest).await.unwrap();
+        File::options().write(true).open(path).unwrap().set_len(10).unwrap();
+        assert!(io::copy(&mut reader, &mut io::sink()).is_err());
+    }
+
+    #[tokio::test]
+    async fn blob_relied_on_after_long_is_marked_as_used() {
+        let (folder, blobs) = open();
+        let (digest, bytes, path) = stored(&folder, &blobs).await;
+        let recent = set_age(&path, USED_AGAIN_AFTER / 2);
+        blobs.put(&digest, bytes.clone().into()).await.unwrap();
+        assert_eq!(modified(&path), recent);
+        let old = set_age(&path, USED_AGAIN_AFTER * 2);
+        blobs.read(&digest).await.unwrap().bytes.try_collect::<Vec<_>>().await.unwrap();
+        assert_eq!(modified(&path), old, "to read is not to rely on");
+        blobs.put(&digest, bytes.clone().into()).await.unwrap();
+        assert!(modified(&path) > recent);
+        set_age(&path, USED_AGAIN_AFTER * 2);
+        let mut draft = blobs.draft().await.unwrap();
+        draft.write(bytes.into()).await.unwrap();
+        draft.commit(None).await.unwrap();
+        assert!(modified(&path) > recent);
+    }
+
+    #[tokio::test]
+    async fn list_passes_over_what_is_no_blob() {
+        let (folder, blobs) = open();
+        let (digest, ..) = stored(&folder, &blobs).await;
+        let blob_folder = folder.path().join("blobs/sha256");
+        fs::write(blob_folder.join("README"), "x").unwrap();
+        fs::write(blob_folder.join(format!("{}#1", digest.hex())), "x").unwrap();
+        fs::create_dir(blob_folder.join(Digest::of(b"folder").hex())).unwrap();
+        fs::remove_dir(folder.path().join("blobs/sha512")).unwrap();
+        let listed: Vec<_> = blobs.list().try_collect().await.unwrap();
+        assert_eq!(listed.len(), 1);
+        assert_eq!((&listed[0].digest, listed[0].size), (&digest, 3 << 20));
+    }
+
+    #[test]
+    fn dropped_draft_takes_its_file_along() {
+        let (folder, blobs) = open();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let mut draft = blobs.draft().await.unwrap();
+            draft.write(Bytes::from_static(b"x")).await.unwrap();
+            assert_eq!(fs::read_dir(folder.path().join("ingest")).unwrap().count(), 1);
+        });
+        // Waits for the thread that writes.
+        drop(runtime);
+        assert_eq!(fs::read_dir(folder.path().join("ingest")).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn sweep_takes_only_what_is_old_and_held_by_nobody() {
+        let (folder, blobs) = open();
+        let ingests = folder.path().join("ingest");
+        let hour = Duration::from_hours(1);
+        for (name, age) in
+            [("sha256-old", hour * 2), ("draft-old", hour * 2), ("draft-young", Duration::ZERO)]
+        {
+            fs::write(ingests.join(name), "x").unwrap();
+            set_age(&ingests.join(name), age);
+        }
+        fs::create_dir(ingests.join("of another tool")).unwrap();
+        let held = Digest::of(b"held");
+        let ingest = granted(&blobs, &held, 4).await;
+        set_age(&ingests.join(held.token()), hour * 2);
+        assert_eq!(blobs.sweep(hour).await.unwrap(), 2);
+        assert!(ingests.join(held.token()).exists());
+        assert!(ingests.join("draft-young").exists());
+        drop(ingest);
+    }
+
     #[cfg(feature = "suite")]
     #[tokio::test(flavor = "multi_thread")]
     async fn disk_passes_the_suite() {
         let (_folder, blobs) = open();
         crate::suite::all(&blobs, "disk").await;
-    }
-
-    #[cfg(feature = "suite")]
-    #[tokio::test(flavor = "multi_thread")]
-    async fn memory_passes_the_suite() {
-        let store = std::sync::Arc::new(object_store::memory::InMemory::new());
-        crate::suite::all(&Blobs::on_objects(store), "memory").await;
     }
 }

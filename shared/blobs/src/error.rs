@@ -29,6 +29,16 @@ pub enum BlobError {
         /// The size found; for a stream that is too long, where it was stopped.
         got: u64,
     },
+    /// A range begins behind the end of the blob.
+    #[error("offset {offset} is behind the end of blob {digest}, which has {size} bytes")]
+    OutOfRange {
+        /// The blob.
+        digest: Digest,
+        /// Where the range was to begin, in bytes.
+        offset: u64,
+        /// The size of the blob in bytes.
+        size: u64,
+    },
     /// The bytes are intact but no valid manifest.
     #[error("blob {digest} is no manifest")]
     Document {

@@ -2,33 +2,47 @@
 //!
 //! A blob lives at `blobs/<algorithm>/<hex>`, as in an OCI image layout. [`Ingest`] hashes while it writes to a place nobody
 //! reads, and [`Ingest::commit`] is the only door to visibility: it compares digest and size, makes the bytes durable, and
-//! only then gives them their name. Reads hash too: a stream of [`Content`] ends in an error, never in a clean end, when a
-//! byte is wrong.
+//! only then gives them their name; a [`Draft`] is an ingest whose digest is known only then. Reads hash too: a stream of
+//! [`Content`] and a [`Reader`] end in an error, never in a clean end, when a byte is wrong.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod closure;
+mod content;
 mod disk;
 mod error;
+mod ingest;
 mod objects;
 #[cfg(feature = "suite")]
 pub mod suite;
+mod verified;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
-use larder_oci::{Descriptor, Digest, Document, MANIFEST_BYTES_MAX};
+use larder_oci::{Algorithm, Descriptor, Digest, Document, MANIFEST_BYTES_MAX};
 use object_store::ObjectStore;
+use tokio_util::io::{StreamReader, SyncIoBridge};
 
+pub use content::{Content, Reader, Stored};
 pub use error::BlobError;
+use ingest::Writer;
+pub use ingest::{Claim, Draft, Ingest};
 
 /// Chunks that can be waiting between a network and a disk, per blob.
 const CHUNKS_IN_FLIGHT_MAX: usize = 4;
 /// Questions to an object store about presence, at a time.
 const LOOKS_IN_FLIGHT_MAX: usize = 32;
+/// Entries of a list that can be waiting for who asked for it.
+const LISTED_IN_FLIGHT_MAX: usize = 256;
+/// A blob that is relied on again is marked as used when the last mark is older: often enough for a collector that spares what
+/// was used in the last hours, and seldom enough to cost nothing.
+const USED_AGAIN_AFTER: Duration = Duration::from_mins(10);
 
 /// A store of blobs; clones share it.
 #[derive(Clone)]
@@ -37,32 +51,6 @@ pub struct Blobs(Arc<Backend>);
 enum Backend {
     Disk(disk::Disk),
     Objects(objects::Objects),
-}
-
-/// A blob being written. Dropped without [`Ingest::commit`] it stays invisible; on disk what came so far is kept, and the next
-/// ingest of the same digest resumes there.
-pub struct Ingest(Writer);
-
-enum Writer {
-    Disk(disk::Writer),
-    Objects(Box<objects::Writer>),
-}
-
-/// The answer to a wish to write a blob.
-pub enum Claim {
-    /// It is there already, with this many bytes: perhaps another process has just written it.
-    Present(u64),
-    /// It is yours to write. No other process sharing the directory writes it at the same time.
-    Granted(Ingest),
-}
-
-/// A stored blob, open for reading.
-pub struct Content {
-    /// Its size in bytes.
-    pub size: u64,
-    /// Its bytes. The last chunk is held back until the digest holds; if it does not, the stream ends in
-    /// [`BlobError::Corrupt`].
-    pub bytes: BoxStream<'static, Result<Bytes, BlobError>>,
 }
 
 impl Blobs {
@@ -85,8 +73,19 @@ impl Blobs {
     /// [`BlobError::Disk`] or [`BlobError::Objects`].
     pub async fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
         match &*self.0 {
-            Backend::Disk(disk) => disk.size(digest),
+            Backend::Disk(disk) => Ok(disk.stat(digest)?.map(|blob| blob.size)),
             Backend::Objects(objects) => objects.size(digest).await,
+        }
+    }
+
+    /// What [`Blobs::list`] says of one blob, or `None` when it is not there. Does not read it.
+    ///
+    /// # Errors
+    /// As [`Blobs::size`].
+    pub async fn stat(&self, digest: &Digest) -> Result<Option<Stored>, BlobError> {
+        match &*self.0 {
+            Backend::Disk(disk) => disk.stat(digest),
+            Backend::Objects(objects) => objects.stat(digest).await,
         }
     }
 
@@ -112,7 +111,8 @@ impl Blobs {
     }
 
     /// Starts to write the blob `digest`; waits while another process sharing the directory writes it. A stored blob of
-    /// another size than `size` is not trusted and will be replaced.
+    /// another size than `size` is not trusted and will be replaced. One that is there is marked as used, unless it was within
+    /// the last ten minutes or the store is read-only.
     ///
     /// # Errors
     /// [`BlobError::Disk`] or [`BlobError::Objects`].
@@ -121,6 +121,26 @@ impl Blobs {
             Backend::Disk(disk) => disk.ingest(digest, size).await,
             Backend::Objects(objects) => objects.ingest(digest, size).await,
         }
+    }
+
+    /// Starts to write a blob whose sha256 digest is not known.
+    ///
+    /// # Errors
+    /// [`BlobError::Disk`].
+    pub async fn draft(&self) -> Result<Draft, BlobError> {
+        self.draft_for(Algorithm::Sha256).await
+    }
+
+    /// Starts to write a blob that `algorithm` will name.
+    ///
+    /// # Errors
+    /// [`BlobError::Disk`].
+    #[expect(clippy::unused_async, reason = "a store may have to be asked, as for every other way in")]
+    pub async fn draft_for(&self, algorithm: Algorithm) -> Result<Draft, BlobError> {
+        Ok(Draft::new(match &*self.0 {
+            Backend::Disk(disk) => Writer::Disk(disk.draft(algorithm)?),
+            Backend::Objects(objects) => Writer::Objects(Box::new(objects.draft(algorithm))),
+        }))
     }
 
     /// Stores `bytes` as the blob `digest`; does nothing when it is there.
@@ -148,6 +168,42 @@ impl Blobs {
         match &*self.0 {
             Backend::Disk(disk) => disk.read(digest),
             Backend::Objects(objects) => objects.read(digest).await,
+        }
+    }
+
+    /// Opens a blob at `offset` bytes for `length` bytes; without a length, or with that of zero, to its end, and no further
+    /// than that. The range is as verified as the whole: its last chunk waits until the whole is hashed, except when this process
+    /// has read and verified the blob before and file or object have not changed since (inode, modification time and size; ETag,
+    /// modification time and size). Then nothing but the range is read.
+    ///
+    /// # Errors
+    /// [`BlobError::NotFound`]; [`BlobError::OutOfRange`] when `offset` is behind the end; the stream itself may end in
+    /// [`BlobError::Corrupt`].
+    pub async fn read_range(
+        &self,
+        digest: &Digest,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<Content, BlobError> {
+        match &*self.0 {
+            Backend::Disk(disk) => disk.read_range(digest, offset, length),
+            Backend::Objects(objects) => objects.read_range(digest, offset, length).await,
+        }
+    }
+
+    /// Opens a blob for a thread that may block. What the reader yields comes, for a store of objects, by way of the runtime
+    /// that polled this.
+    ///
+    /// # Errors
+    /// [`BlobError::NotFound`]; the reader itself may end in [`BlobError::Corrupt`].
+    pub async fn reader(&self, digest: &Digest) -> Result<Reader, BlobError> {
+        match &*self.0 {
+            Backend::Disk(disk) => disk.reader(digest),
+            Backend::Objects(objects) => {
+                let content = objects.read(digest).await?;
+                let bytes = StreamReader::new(content.bytes.map_err(io::Error::other));
+                Ok(Reader::new(content.size, Box::new(SyncIoBridge::new(bytes))))
+            }
         }
     }
 
@@ -199,63 +255,47 @@ impl Blobs {
             Backend::Objects(objects) => objects.delete(digest).await,
         }
     }
-}
 
-impl Ingest {
-    /// How many bytes are there from an earlier try: write from here on, or [`Ingest::restart`].
-    pub fn offset(&self) -> u64 {
-        match &self.0 {
-            Writer::Disk(writer) => writer.offset(),
-            Writer::Objects(_) => 0,
-        }
-    }
-
-    /// Takes the next bytes; waits while too many are on their way to the store.
+    /// Marks a blob as used now: [`Stored::modified`] says so afterwards.
     ///
     /// # Errors
-    /// [`BlobError::WrongSize`] as soon as there are more than announced; [`BlobError::Disk`] or [`BlobError::Objects`].
-    pub async fn write(&mut self, bytes: Bytes) -> Result<(), BlobError> {
-        match &mut self.0 {
-            Writer::Disk(writer) => writer.write(bytes).await,
-            Writer::Objects(writer) => writer.write(bytes).await,
+    /// [`BlobError::NotFound`]; [`BlobError::Disk`] or [`BlobError::Objects`], also when the store is read-only.
+    pub async fn touch(&self, digest: &Digest) -> Result<(), BlobError> {
+        match &*self.0 {
+            Backend::Disk(disk) => disk.touch(digest),
+            Backend::Objects(objects) => objects.touch(digest).await,
         }
     }
 
-    /// Forgets all bytes taken so far, those of an earlier try included.
+    /// All blobs, in no order. What has another name than a digest is passed over; what is written or deleted meanwhile may or
+    /// may not be among them. An error ends the list.
+    pub fn list(&self) -> BoxStream<'static, Result<Stored, BlobError>> {
+        match &*self.0 {
+            Backend::Disk(disk) => disk.list(),
+            Backend::Objects(objects) => objects.list(),
+        }
+    }
+
+    /// Removes what was begun and never committed, is held by nobody and was last written at least `older_than` ago, and says
+    /// how many these were. In a store of objects these are drafts left between upload and copy; uploads that were never
+    /// completed cannot be listed through it, and are left to the bucket's lifecycle rule (`AbortIncompleteMultipartUpload`).
     ///
     /// # Errors
     /// [`BlobError::Disk`] or [`BlobError::Objects`].
-    pub async fn restart(&mut self) -> Result<(), BlobError> {
-        match &mut self.0 {
-            Writer::Disk(writer) => writer.restart().await,
-            Writer::Objects(writer) => writer.restart().await,
-        }
-    }
-
-    /// Makes the blob durable and visible, and returns its size, if its digest and size hold. If they do not, what was written
-    /// is gone.
-    ///
-    /// # Errors
-    /// [`BlobError::Corrupt`], [`BlobError::WrongSize`], [`BlobError::Disk`], [`BlobError::Objects`].
-    pub async fn commit(self) -> Result<u64, BlobError> {
-        match self.0 {
-            Writer::Disk(writer) => writer.commit().await,
-            Writer::Objects(writer) => writer.commit().await,
+    pub async fn sweep(&self, older_than: Duration) -> Result<u64, BlobError> {
+        match &*self.0 {
+            Backend::Disk(disk) => disk.sweep(older_than).await,
+            Backend::Objects(objects) => objects.sweep(older_than).await,
         }
     }
 }
 
 /// Refuses a blob whose digest or size is not what was asked for.
-fn check(want: &Digest, size: Option<u64>, got: Digest, length: u64) -> Result<(), BlobError> {
+fn check(want: &Digest, size: Option<u64>, got: &Digest, length: u64) -> Result<(), BlobError> {
     if let Some(size) = size
         && size != length
     {
         return Err(BlobError::WrongSize { digest: want.clone(), want: size, got: length });
     }
-    if *want == got {
-        Ok(())
-    } else {
-        let want = want.clone();
-        Err(BlobError::Corrupt { want, got })
-    }
+    if want == got { Ok(()) } else { Err(BlobError::Corrupt { want: want.clone(), got: got.clone() }) }
 }

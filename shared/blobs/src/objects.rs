@@ -1,42 +1,46 @@
 //! Blobs in an object store: S3, GCS, Azure, memory.
 //!
 //! Bytes go up as parts of a multipart upload that is completed only when digest and size hold; until then no reader can see
-//! them. A part is hashed on a blocking thread while it is on its way.
+//! them. A part is hashed on a blocking thread while it is on its way. A draft, whose digest is not known, goes to a key below
+//! `ingest/` first, and is copied to the blob's key within the store.
+
+mod list;
+mod read;
+mod write;
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
-use larder_oci::{Digest, Digester};
+use larder_oci::{Algorithm, Digest, Digester};
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
-use tokio::task::JoinSet;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
+use uuid::Uuid;
 
-use crate::{BlobError, Claim, Content, Ingest, check};
+use crate::verified::Verified;
+use crate::{BlobError, Claim, Ingest, Stored, USED_AGAIN_AFTER};
 
-/// S3 takes at most 10,000 parts of at least 5 MiB: this allows blobs of 80 GB.
-const PART_BYTES: usize = 8 << 20;
-const PARTS_IN_FLIGHT_MAX: usize = 2;
+use read::Mark;
+pub(crate) use write::Writer;
 
+/// S3 copies at most 5 GB at a time.
+const COPY_BYTES_MAX: u64 = 5_000_000_000;
+
+#[derive(Clone)]
 pub(crate) struct Objects {
     store: Arc<dyn ObjectStore>,
-}
-
-pub(crate) struct Writer {
-    store: Arc<dyn ObjectStore>,
-    path: Path,
-    digest: Digest,
-    size: Option<u64>,
-    digester: Digester,
-    length: u64,
-    waiting: Vec<Bytes>,
-    waiting_bytes: usize,
-    upload: Option<Box<dyn MultipartUpload>>,
-    parts: JoinSet<object_store::Result<()>>,
+    verified: Arc<Verified<Mark>>,
+    used_again_after: Duration,
+    copy_bytes_max: u64,
 }
 
 fn key(digest: &Digest) -> Path {
     Path::from_iter(["blobs", digest.algorithm().name(), digest.hex()])
+}
+
+/// The key of an empty object that is written when a stored blob is relied on again.
+fn used_key(digest: &Digest) -> Path {
+    Path::from_iter(["used".to_owned(), digest.token()])
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(object_store::Error) -> BlobError {
@@ -44,95 +48,98 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(object_store::Error)
     move |source| BlobError::Objects { action, key, source }
 }
 
+fn age(object: &ObjectMeta) -> Option<Duration> {
+    SystemTime::now().duration_since(object.last_modified.into()).ok()
+}
+
+/// Runs `work` on the runtime, if this thread belongs to one, and lets nobody wait for it.
+fn in_background(work: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(work);
+    }
+}
+
 impl Objects {
     pub(crate) fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store }
+        Self {
+            store,
+            verified: Arc::default(),
+            used_again_after: USED_AGAIN_AFTER,
+            copy_bytes_max: COPY_BYTES_MAX,
+        }
+    }
+
+    async fn head(&self, path: &Path) -> Result<Option<ObjectMeta>, BlobError> {
+        match self.store.head(path).await {
+            Ok(object) => Ok(Some(object)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed("look at", path)(error)),
+        }
     }
 
     pub(crate) async fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
-        let path = key(digest);
-        match self.store.head(&path).await {
-            Ok(object) => Ok(Some(object.size)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(failed("look at", &path)(error)),
-        }
+        Ok(self.head(&key(digest)).await?.map(|object| object.size))
+    }
+
+    pub(crate) async fn stat(&self, digest: &Digest) -> Result<Option<Stored>, BlobError> {
+        let Some(object) = self.head(&key(digest)).await? else {
+            return Ok(None);
+        };
+        let used = self.head(&used_key(digest)).await?.map(|marker| marker.last_modified);
+        let modified = used.unwrap_or(object.last_modified).max(object.last_modified).into();
+        Ok(Some(Stored { digest: digest.clone(), size: object.size, modified }))
     }
 
     pub(crate) async fn delete(&self, digest: &Digest) -> Result<bool, BlobError> {
         let existed = self.size(digest).await?.is_some();
-        let path = key(digest);
-        match self.store.delete(&path).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(existed),
-            Err(error) => Err(failed("delete", &path)(error)),
+        for path in [key(digest), used_key(digest)] {
+            match self.store.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(failed("delete", &path)(error)),
+            }
         }
+        Ok(existed)
     }
 
     pub(crate) async fn ingest(&self, digest: &Digest, size: Option<u64>) -> Result<Claim, BlobError> {
-        if let Some(stored) = self.size(digest).await?
-            && size.is_none_or(|size| size == stored)
-        {
+        if let Some(stored) = self.present(digest, size).await? {
             return Ok(Claim::Present(stored));
         }
-        let writer = Writer {
-            store: Arc::clone(&self.store),
-            path: key(digest),
-            digest: digest.clone(),
-            size,
-            digester: Digester::new(digest.algorithm()),
-            length: 0,
-            waiting: Vec::new(),
-            waiting_bytes: 0,
-            upload: None,
-            parts: JoinSet::new(),
-        };
+        let writer = Writer::new(self.clone(), key(digest), digest.algorithm(), Some(digest.clone()), size);
         Ok(Claim::Granted(Ingest(crate::Writer::Objects(Box::new(writer)))))
     }
 
-    pub(crate) async fn read(&self, digest: &Digest) -> Result<Content, BlobError> {
-        let path = key(digest);
-        let object = match self.store.get(&path).await {
-            Ok(object) => object,
-            Err(object_store::Error::NotFound { .. }) => {
-                return Err(BlobError::NotFound(digest.clone()));
-            }
-            Err(error) => return Err(failed("read", &path)(error)),
-        };
-        let size = object.meta.size;
-        let reading = Reading {
-            chunks: object.into_stream(),
-            digester: Some(Digester::new(digest.algorithm())),
-            digest: digest.clone(),
-            path,
-            held: None,
-        };
-        let bytes = futures::stream::try_unfold(reading, Reading::next).boxed();
-        Ok(Content { size, bytes })
+    pub(crate) fn draft(&self, algorithm: Algorithm) -> Writer {
+        let staging = Path::from_iter(["ingest".to_owned(), Uuid::now_v7().to_string()]);
+        Writer::new(self.clone(), staging, algorithm, None, None)
     }
-}
 
-struct Reading {
-    chunks: futures::stream::BoxStream<'static, object_store::Result<Bytes>>,
-    digester: Option<Digester>,
-    digest: Digest,
-    path: Path,
-    held: Option<Bytes>,
-}
-
-impl Reading {
-    /// Yields the chunk before the one just hashed, so that the last one comes only after the digest held.
-    async fn next(mut self) -> Result<Option<(Bytes, Self)>, BlobError> {
-        while let Some(digester) = self.digester.take() {
-            match self.chunks.try_next().await.map_err(failed("read", &self.path))? {
-                Some(chunk) => {
-                    self.digester = Some(hash(digester, vec![chunk.clone()]).await?);
-                    if let Some(ready) = self.held.replace(chunk) {
-                        return Ok(Some((ready, self)));
-                    }
-                }
-                None => check(&self.digest, None, digester.finish(), 0)?,
-            }
+    /// The size of a blob that is there, with `size` bytes if that is given; such a one is marked as used.
+    async fn present(&self, digest: &Digest, size: Option<u64>) -> Result<Option<u64>, BlobError> {
+        let Some(object) = self.head(&key(digest)).await? else {
+            return Ok(None);
+        };
+        if size.is_some_and(|size| size != object.size) {
+            return Ok(None);
         }
-        Ok(self.held.take().map(|last| (last, self)))
+        let is_old = |object: &ObjectMeta| age(object).is_some_and(|age| age > self.used_again_after);
+        if is_old(&object) && self.head(&used_key(digest)).await?.is_none_or(|marker| is_old(&marker)) {
+            self.mark_used(digest).await?;
+        }
+        Ok(Some(object.size))
+    }
+
+    pub(crate) async fn touch(&self, digest: &Digest) -> Result<(), BlobError> {
+        match self.head(&key(digest)).await? {
+            Some(_) => self.mark_used(digest).await,
+            None => Err(BlobError::NotFound(digest.clone())),
+        }
+    }
+
+    async fn mark_used(&self, digest: &Digest) -> Result<(), BlobError> {
+        let path = used_key(digest);
+        let put = self.store.put(&path, PutPayload::new()).await;
+        put.map(drop).map_err(failed("write", &path))
     }
 }
 
@@ -154,110 +161,85 @@ async fn hash(mut digester: Digester, chunks: Vec<Bytes>) -> Result<Digester, Bl
     hashed.map_err(|_| BlobError::Interrupted)
 }
 
-impl Writer {
-    pub(crate) async fn write(&mut self, bytes: Bytes) -> Result<(), BlobError> {
-        self.length += bytes.len() as u64;
-        if let Some(size) = self.size
-            && self.length > size
-        {
-            let (digest, got) = (self.digest.clone(), self.length);
-            self.abort().await;
-            return Err(BlobError::WrongSize { digest, want: size, got });
-        }
-        self.waiting_bytes += bytes.len();
-        self.waiting.push(bytes);
-        if self.waiting_bytes >= PART_BYTES {
-            self.send_part().await?;
-        }
-        Ok(())
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt;
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::{Backend, Blobs};
+
+    fn open(change: impl FnOnce(&mut Objects)) -> (Arc<InMemory>, Blobs) {
+        let store = Arc::new(InMemory::new());
+        let mut objects = Objects::new(Arc::clone(&store) as Arc<dyn ObjectStore>);
+        change(&mut objects);
+        (store, Blobs(Arc::new(Backend::Objects(objects))))
     }
 
-    pub(crate) async fn restart(&mut self) -> Result<(), BlobError> {
-        self.abort().await;
-        self.waiting.clear();
-        self.waiting_bytes = 0;
-        self.length = 0;
-        self.digester = Digester::new(self.digest.algorithm());
-        Ok(())
+    async fn keys(store: &InMemory, prefix: &str) -> Vec<String> {
+        let objects = store.list(Some(&Path::from(prefix)));
+        objects.map_ok(|object| object.location.to_string()).try_collect().await.unwrap()
     }
 
-    pub(crate) async fn commit(mut self) -> Result<u64, BlobError> {
-        if self.upload.is_none() {
-            return self.put_whole().await;
-        }
-        if !self.waiting.is_empty() {
-            self.send_part().await?;
-        }
-        if let Err(error) = self.checked() {
-            self.abort().await;
-            return Err(error);
-        }
-        while let Some(part) = self.parts.join_next().await {
-            self.joined(part)?;
-        }
-        let mut upload = self.upload.take().expect("an upload was begun");
-        upload.complete().await.map_err(failed("complete the upload of", &self.path))?;
-        Ok(self.length)
+    async fn range(blobs: &Blobs, digest: &Digest) -> Result<Vec<Bytes>, BlobError> {
+        blobs.read_range(digest, 4, Some(2)).await?.bytes.try_collect().await
     }
 
-    async fn put_whole(mut self) -> Result<u64, BlobError> {
-        let chunks = std::mem::take(&mut self.waiting);
-        self.digester = hash(self.digester.clone(), chunks.clone()).await?;
-        self.checked()?;
-        let put = self.store.put(&self.path, chunks.into_iter().collect::<PutPayload>()).await;
-        put.map_err(failed("write", &self.path))?;
-        Ok(self.length)
+    #[tokio::test]
+    async fn blob_relied_on_after_long_is_marked_as_used() {
+        let (store, blobs) = open(|objects| objects.used_again_after = Duration::ZERO);
+        let bytes = Bytes::from_static(b"relied on");
+        let digest = Digest::of(&bytes);
+        blobs.put(&digest, bytes.clone()).await.unwrap();
+        assert!(keys(&store, "used").await.is_empty());
+        let written = store.head(&key(&digest)).await.unwrap().last_modified;
+        blobs.put(&digest, bytes).await.unwrap();
+        assert_eq!(keys(&store, "used").await, [format!("used/{}", digest.token())]);
+        let listed: Vec<_> = blobs.list().try_collect().await.unwrap();
+        assert_eq!(listed.len(), 1, "a marker is no blob");
+        assert!(listed[0].modified > written.into());
+        assert!(blobs.delete(&digest).await.unwrap());
+        assert!(keys(&store, "").await.is_empty(), "the marker goes with the blob");
     }
 
-    fn checked(&self) -> Result<(), BlobError> {
-        check(&self.digest, self.size, self.digester.clone().finish(), self.length)
+    #[tokio::test]
+    async fn draft_too_large_to_be_copied_gets_its_name_too() {
+        let (store, blobs) = open(|objects| objects.copy_bytes_max = 1 << 20);
+        let bytes = Bytes::from(vec![3; 9 << 20]);
+        let mut draft = blobs.draft().await.unwrap();
+        draft.write(bytes.clone()).await.unwrap();
+        draft.commit(None).await.unwrap();
+        assert_eq!(blobs.read_small(&Digest::of(&bytes), 9 << 20).await.unwrap(), bytes);
+        assert!(keys(&store, "ingest").await.is_empty(), "the draft is gone");
     }
 
-    /// Starts the upload of what is waiting, and hashes it meanwhile.
-    async fn send_part(&mut self) -> Result<(), BlobError> {
-        if self.upload.is_none() {
-            let upload = self.store.put_multipart(&self.path).await;
-            self.upload = Some(upload.map_err(failed("begin the upload of", &self.path))?);
+    #[tokio::test]
+    async fn drafts_left_behind_are_swept() {
+        let (store, blobs) = open(|_| ());
+        store.put(&Path::from("ingest/left"), PutPayload::from_static(b"x")).await.unwrap();
+        assert_eq!(blobs.sweep(Duration::from_hours(1)).await.unwrap(), 0);
+        assert_eq!(blobs.sweep(Duration::ZERO).await.unwrap(), 1);
+        assert!(keys(&store, "ingest").await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn verified_object_is_hashed_again_when_it_changed() {
+        let (store, blobs) = open(|_| ());
+        let bytes = Bytes::from_static(b"some bytes");
+        let digest = Digest::of(&bytes);
+        blobs.put(&digest, bytes).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(range(&blobs, &digest).await.unwrap().concat(), b" b");
         }
-        while self.parts.len() >= PARTS_IN_FLIGHT_MAX {
-            if let Some(part) = self.parts.join_next().await {
-                self.joined(part)?;
-            }
-        }
-        let chunks = std::mem::take(&mut self.waiting);
-        self.waiting_bytes = 0;
-        let upload = self.upload.as_mut().expect("an upload was begun");
-        self.parts.spawn(upload.put_part(chunks.iter().cloned().collect()));
-        self.digester = hash(self.digester.clone(), chunks).await?;
-        Ok(())
+        store.put(&key(&digest), PutPayload::from_static(b"Some bytes")).await.unwrap();
+        let refused = range(&blobs, &digest).await;
+        assert!(matches!(refused, Err(BlobError::Corrupt { .. })), "{refused:?}");
     }
 
-    fn joined(
-        &self,
-        part: Result<object_store::Result<()>, tokio::task::JoinError>,
-    ) -> Result<(), BlobError> {
-        part.map_err(|_| BlobError::Interrupted)?.map_err(failed("upload a part of", &self.path))
-    }
-
-    async fn abort(&mut self) {
-        self.parts.shutdown().await;
-        if let Some(mut upload) = self.upload.take()
-            && let Err(error) = upload.abort().await
-        {
-            tracing::warn!(key = %self.path, %error, "cannot abort an upload; its parts stay until the bucket's lifecycle removes them");
-        }
-    }
-}
-
-impl Drop for Writer {
-    /// Frees the parts of an upload that nobody will complete.
-    fn drop(&mut self) {
-        if let Some(mut upload) = self.upload.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            runtime.spawn(async move {
-                let _ = upload.abort().await;
-            });
-        }
+    #[cfg(feature = "suite")]
+    #[tokio::test(flavor = "multi_thread")]
+    async fn memory_passes_the_suite() {
+        let store = std::sync::Arc::new(InMemory::new());
+        crate::suite::all(&Blobs::on_objects(store), "memory").await;
     }
 }

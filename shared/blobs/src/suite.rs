@@ -1,10 +1,14 @@
 //! What every store of blobs must hold to, run against each by the tests.
 
+mod drafts;
+mod listing;
+mod ranges;
+
 use bytes::Bytes;
 use futures::StreamExt;
 use larder_oci::{Descriptor, Digest, media_type};
 
-use crate::{BlobError, Blobs, Claim, Ingest};
+use crate::{BlobError, Blobs, Claim, Content, Ingest};
 
 /// Runs the whole suite on `blobs`, with content that no earlier run has stored.
 pub async fn all(blobs: &Blobs, seed: &str) {
@@ -17,6 +21,9 @@ pub async fn all(blobs: &Blobs, seed: &str) {
     large_blob_survives_the_round_trip(blobs, seed).await;
     empty_blob_is_a_blob(blobs).await;
     reads_documents_whole_and_checked(blobs, seed).await;
+    drafts::all(blobs, seed).await;
+    ranges::all(blobs, seed).await;
+    listing::all(blobs, seed).await;
 }
 
 fn content(seed: &str, what: &str) -> (Digest, Bytes) {
@@ -32,13 +39,32 @@ async fn granted(blobs: &Blobs, digest: &Digest, size: Option<u64>) -> Ingest {
 }
 
 async fn collect(blobs: &Blobs, digest: &Digest) -> Result<Vec<u8>, BlobError> {
-    let mut content = blobs.read(digest).await?;
+    let content = blobs.read(digest).await?;
+    let size = content.size;
+    let all = drain(content).await?;
+    assert_eq!(all.len() as u64, size);
+    Ok(all)
+}
+
+async fn drain(mut content: Content) -> Result<Vec<u8>, BlobError> {
     let mut all = Vec::new();
     while let Some(chunk) = content.bytes.next().await {
         all.extend_from_slice(&chunk?);
     }
-    assert_eq!(all.len() as u64, content.size);
     Ok(all)
+}
+
+/// Bytes that no other seed has and that no compression shrinks.
+fn noise(seed: &str, length: usize) -> Bytes {
+    let first = Digest::of(seed.as_bytes());
+    let mut word = u64::from_le_bytes(first.hex().as_bytes()[..8].try_into().expect("8 bytes"));
+    let mut whole = Vec::with_capacity(length);
+    while whole.len() < length {
+        word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        whole.extend_from_slice(&word.to_le_bytes());
+    }
+    whole.truncate(length);
+    whole.into()
 }
 
 async fn commit_makes_visible(blobs: &Blobs, seed: &str) {
@@ -128,14 +154,7 @@ async fn present_blob_is_not_written_again(blobs: &Blobs, seed: &str) {
 }
 
 async fn large_blob_survives_the_round_trip(blobs: &Blobs, seed: &str) {
-    let mut whole = Vec::with_capacity(18 << 20);
-    let mut word =
-        u64::from_le_bytes(Digest::of(seed.as_bytes()).hex().as_bytes()[..8].try_into().expect("8 bytes"));
-    while whole.len() < (18 << 20) {
-        word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        whole.extend_from_slice(&word.to_le_bytes());
-    }
-    let whole = Bytes::from(whole);
+    let whole = noise(seed, 18 << 20);
     let digest = Digest::of(&whole);
     let mut ingest = granted(blobs, &digest, Some(whole.len() as u64)).await;
     for start in (0..whole.len()).step_by(300_000) {

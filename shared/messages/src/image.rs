@@ -1,15 +1,20 @@
 //! Facts about images, from wish to name.
 
-use larder_oci::{Descriptor, Digest, PlatformSet, Reference};
+use larder_oci::{Descriptor, Digest, Expected, OnLocal, Platform, PlatformSet, Reference};
 use serde::{Deserialize, Serialize};
 
-use crate::{Announcement, Fact, News, Reason, Work};
+use crate::name::token;
+use crate::{Announcement, Fact, News, Reason, WishRejected, Work};
 
 /// Names a wish for an image: equal wishes have equal ids, so that a thousand clients' wish is one job.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WantedId(String);
 
 impl WantedId {
+    fn of(wish: &str) -> Self {
+        Self(Digest::of(wish.as_bytes()).hex()[..32].to_owned())
+    }
+
     /// The id as a bus token.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -29,14 +34,44 @@ pub struct ImageWanted {
     /// Whether upstream is to be asked if that is still so.
     #[serde(default)]
     pub revalidate: bool,
+    /// What happens to a name that was written here.
+    #[serde(default)]
+    pub local: OnLocal,
+}
+
+/// How a name comes to point to an image once that is verified.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "how")]
+pub enum Naming {
+    /// It is what upstream has.
+    Pulled {
+        /// What happens to a name that was written here.
+        local: OnLocal,
+    },
+    /// It was written here, and replaces what the name pointed to.
+    Written {
+        /// What the name must point to before.
+        expected: Expected,
+    },
+    /// It is an index that was written here; its children go into the index that the name points to.
+    Merged {
+        /// What the name must point to before.
+        expected: Expected,
+    },
+}
+
+impl Default for Naming {
+    fn default() -> Self {
+        Self::Pulled { local: OnLocal::default() }
+    }
 }
 
 impl ImageWanted {
     /// The id of this wish.
     pub fn wanted_id(&self) -> WantedId {
         let known = self.known.as_ref().map(|known| &known.digest);
-        let wish = format!("{}\n{}\n{known:?}\n{}", self.reference, self.platforms, self.revalidate);
-        WantedId(Digest::of(wish.as_bytes()).hex()[..32].to_owned())
+        let Self { reference, platforms, revalidate, local, .. } = self;
+        WantedId::of(&format!("{reference}\n{platforms}\n{known:?}\n{revalidate}\n{local:?}"))
     }
 }
 
@@ -80,6 +115,12 @@ macro_rules! image_work {
             pub root: Descriptor,
             /// The platforms that are there.
             pub platforms: PlatformSet,
+            /// Whether children of its indexes may be missing, as long as one image is whole.
+            #[serde(default)]
+            pub sparse: bool,
+            /// How it gets its name.
+            #[serde(default)]
+            pub naming: Naming,
             /// What it took.
             pub fetched: Fetched,
         }
@@ -101,6 +142,15 @@ image_work! {
 image_work! {
     /// An image has its name in the catalog.
     ImageIndexed
+}
+
+impl ImageStored {
+    /// What was written here, to be judged and then named.
+    pub fn written(reference: Reference, root: Descriptor, sparse: bool, naming: Naming) -> Self {
+        let wanted = WantedId::of(&format!("{reference}\n{}\n{sparse}\n{naming:?}", root.digest));
+        let (platforms, fetched) = (PlatformSet::All, Fetched::default());
+        Self { wanted, reference, root, platforms, sparse, naming, fetched }
+    }
 }
 
 impl Work for ImageStored {
@@ -125,15 +175,15 @@ impl Work for ImageVerified {
 
 impl From<ImageStored> for ImageVerified {
     fn from(stored: ImageStored) -> Self {
-        let ImageStored { wanted, reference, root, platforms, fetched } = stored;
-        Self { wanted, reference, root, platforms, fetched }
+        let ImageStored { wanted, reference, root, platforms, sparse, naming, fetched } = stored;
+        Self { wanted, reference, root, platforms, sparse, naming, fetched }
     }
 }
 
 impl From<ImageVerified> for ImageIndexed {
     fn from(verified: ImageVerified) -> Self {
-        let ImageVerified { wanted, reference, root, platforms, fetched } = verified;
-        Self { wanted, reference, root, platforms, fetched }
+        let ImageVerified { wanted, reference, root, platforms, sparse, naming, fetched } = verified;
+        Self { wanted, reference, root, platforms, sparse, naming, fetched }
     }
 }
 
@@ -167,6 +217,52 @@ impl Fact for ImageRejected {
 impl News for ImageRejected {
     fn key(&self) -> Option<String> {
         Some(self.wanted.0.clone())
+    }
+}
+
+/// Somebody wants to know what upstream has under a name, without its content.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImageSought {
+    /// Which.
+    pub reference: Reference,
+    /// Whether its platforms are of interest, which costs more than a `HEAD` when the cache does not know the manifest.
+    pub platforms: bool,
+}
+
+impl Fact for ImageSought {
+    const NAME: &'static str = "ImageSought";
+}
+
+impl Work for ImageSought {
+    fn id(&self) -> String {
+        token(&["seek", &self.reference.to_string(), if self.platforms { "platforms" } else { "digest" }])
+    }
+
+    fn rejected(&self, reason: Reason) -> Announcement {
+        Announcement::of(&WishRejected { id: self.id(), reason })
+    }
+}
+
+/// What upstream has under a name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImageSeen {
+    /// The id of the work.
+    pub id: String,
+    /// The image.
+    pub reference: Reference,
+    /// What it points to; nothing when upstream has no such image.
+    pub root: Option<Digest>,
+    /// What its images run on, if that was asked.
+    pub platforms: Vec<Platform>,
+}
+
+impl Fact for ImageSeen {
+    const NAME: &'static str = "ImageSeen";
+}
+
+impl News for ImageSeen {
+    fn key(&self) -> Option<String> {
+        Some(self.id.clone())
     }
 }
 

@@ -15,12 +15,18 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use larder_oci::{Expected, OnLocal, PushMode};
+
 pub use blob::{BlobProgress, BlobRejected, BlobStored, BlobWanted};
 pub use image::{
-    Fetched, ImageIndexed, ImageProgress, ImageRejected, ImageStored, ImageVerified, ImageWanted, WantedId,
+    Fetched, ImageIndexed, ImageProgress, ImageRejected, ImageSeen, ImageSought, ImageStored, ImageVerified,
+    ImageWanted, Naming, WantedId,
 };
-pub use name::{AuditFinished, AuditWanted, NameRemoved, Problem, RemovalWanted, WishRejected};
-pub use push::{ImagePushed, PushMode, PushWanted};
+pub use name::{
+    AuditFinished, AuditWanted, CollectionFinished, CollectionWanted, NameRemoved, Problem, RemovalWanted,
+    WishRejected,
+};
+pub use push::{ImagePushed, MOUNT_FROM_MAX, PushWanted};
 pub use reason::{Reason, ReasonKind};
 
 /// The version of the vocabulary that this crate speaks; readers take this one and the one before.

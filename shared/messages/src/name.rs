@@ -1,6 +1,6 @@
 //! Facts about names and what they point to at rest.
 
-use larder_oci::{Descriptor, Digest};
+use larder_oci::{Descriptor, Digest, PlatformSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{Announcement, Fact, News, Reason, Work};
@@ -78,6 +78,14 @@ pub struct AuditWanted {
     pub name: String,
     /// What it points to.
     pub root: Descriptor,
+    /// Which platforms must be there; without it what is there is looked at.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub platforms: Option<PlatformSet>,
+}
+
+/// All platforms are written as `null`, which is something other than nothing.
+fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<PlatformSet>, D::Error> {
+    PlatformSet::deserialize(deserializer).map(Some)
 }
 
 impl Fact for AuditWanted {
@@ -86,7 +94,8 @@ impl Fact for AuditWanted {
 
 impl Work for AuditWanted {
     fn id(&self) -> String {
-        token(&["audit", &self.name, self.root.digest.as_str()])
+        let platforms = self.platforms.as_ref().map(ToString::to_string).unwrap_or_default();
+        token(&["audit", &self.name, self.root.digest.as_str(), &platforms])
     }
 
     fn rejected(&self, reason: Reason) -> Announcement {
@@ -141,6 +150,58 @@ impl Fact for AuditFinished {
 }
 
 impl News for AuditFinished {
+    fn key(&self) -> Option<String> {
+        Some(self.id.clone())
+    }
+}
+
+/// Somebody wants the blobs deleted that nothing reaches.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CollectionWanted {
+    /// How long a blob must not have been used, in seconds.
+    pub grace_s: u64,
+    /// Whether to count only.
+    pub dry_run: bool,
+}
+
+impl Fact for CollectionWanted {
+    const NAME: &'static str = "CollectionWanted";
+}
+
+impl Work for CollectionWanted {
+    fn id(&self) -> String {
+        token(&["collect", &self.grace_s.to_string(), if self.dry_run { "dry" } else { "wet" }])
+    }
+
+    fn rejected(&self, reason: Reason) -> Announcement {
+        Announcement::of(&WishRejected { id: self.id(), reason })
+    }
+}
+
+/// What nothing reached is gone.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CollectionFinished {
+    /// The id of the work.
+    pub id: String,
+    /// Blobs that a name or a lease reaches.
+    pub kept_blobs: u64,
+    /// Their size in bytes.
+    pub kept_bytes: u64,
+    /// Unreachable blobs, deleted.
+    pub deleted_blobs: u64,
+    /// Their size in bytes.
+    pub deleted_bytes: u64,
+    /// Unreachable blobs that were used too recently.
+    pub young_blobs: u64,
+    /// Unfinished writes, deleted.
+    pub unfinished: u64,
+}
+
+impl Fact for CollectionFinished {
+    const NAME: &'static str = "CollectionFinished";
+}
+
+impl News for CollectionFinished {
     fn key(&self) -> Option<String> {
         Some(self.id.clone())
     }

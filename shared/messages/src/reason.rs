@@ -1,5 +1,6 @@
 //! Why something was not done.
 
+use larder_oci::{Digest, Platform};
 use serde::{Deserialize, Serialize};
 
 /// Why a wish was not granted.
@@ -9,6 +10,15 @@ pub struct Reason {
     pub kind: ReasonKind,
     /// The whole chain of causes, for a person; at most 2 KiB, no secrets.
     pub message: String,
+    /// The first blobs that are missing, at most 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Digest>,
+    /// The platforms that were wanted and are not there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<Platform>,
+    /// The HTTP status of the registry's last answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
 }
 
 /// Kinds of failure that a caller tells apart.
@@ -29,6 +39,10 @@ pub enum ReasonKind {
     Unsupported,
     /// Blobs that should be there are not (any more).
     Incomplete,
+    /// What was asked for is not a valid wish.
+    Invalid,
+    /// An index where an image is needed, or the other way round.
+    WrongKind,
     /// The name is held by something else.
     Conflict,
     /// The store failed, after retries.
@@ -41,6 +55,7 @@ pub enum ReasonKind {
 }
 
 const MESSAGE_BYTES_MAX: usize = 2048;
+const MISSING_MAX: usize = 100;
 
 impl Reason {
     /// A reason with a plain message.
@@ -50,7 +65,28 @@ impl Reason {
             let end = (0..=MESSAGE_BYTES_MAX).rev().find(|at| message.is_char_boundary(*at));
             message.truncate(end.unwrap_or(0));
         }
-        Self { kind, message }
+        Self { kind, message, missing: Vec::new(), platforms: Vec::new(), status: None }
+    }
+
+    /// The same, telling which blobs are missing; only the first 100 are kept.
+    #[must_use]
+    pub fn with_missing(mut self, missing: &[Digest]) -> Self {
+        self.missing = missing.iter().take(MISSING_MAX).cloned().collect();
+        self
+    }
+
+    /// The same, telling which wanted platforms are not there.
+    #[must_use]
+    pub fn with_platforms(mut self, platforms: &[Platform]) -> Self {
+        self.platforms = platforms.iter().take(MISSING_MAX).cloned().collect();
+        self
+    }
+
+    /// The same, telling what the registry answered.
+    #[must_use]
+    pub fn with_status(mut self, status: Option<u16>) -> Self {
+        self.status = status;
+        self
     }
 
     /// A reason that tells `error` with all its causes.

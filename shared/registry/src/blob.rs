@@ -17,7 +17,7 @@ use crate::traffic::Kind;
 
 /// A transfer that was cut after less than this has made no progress, so that a server that gives a byte per connection does
 /// not hold us for ever.
-const PROGRESS_BYTES_MIN: u64 = 64 << 10;
+pub(crate) const PROGRESS_BYTES_MIN: u64 = 64 << 10;
 
 /// A piece of a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -37,6 +37,8 @@ pub struct Config {
     pub read_timeout_ms: u64,
     /// Time for a registry to take over an upload after its last byte, in milliseconds; some copy it first.
     pub commit_timeout_ms: u64,
+    /// Length of the requests in which a blob is pushed, in bytes; with 0 it is pushed in one, if the registry takes it.
+    pub push_chunk_bytes: u64,
     /// Largest manifest, in bytes.
     pub manifest_bytes_max: usize,
     /// Largest token or error body, in bytes.
@@ -88,6 +90,7 @@ impl Default for Config {
             connect_timeout_ms: 10_000,
             read_timeout_ms: 30_000,
             commit_timeout_ms: 300_000,
+            push_chunk_bytes: 0,
             manifest_bytes_max: larder_oci::MANIFEST_BYTES_MAX,
             token_bytes_max: 64 << 10,
             redirects_max: 5,

@@ -262,6 +262,18 @@ impl RegistryError {
         }
     }
 
+    /// The HTTP status that the registry answered with, if it is the answer that says no.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::NotFound { .. } => Some(404),
+            Self::Unauthorized { .. } => Some(401),
+            Self::Denied { .. } => Some(403),
+            Self::RateLimited { .. } => Some(429),
+            Self::Status { status, .. } => Some(status.as_u16()),
+            _ => None,
+        }
+    }
+
     /// Whether no connection was made at all.
     pub(crate) fn is_unanswered(&self) -> bool {
         matches!(self, Self::Unreachable { source, .. } if source.is_connect())

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use larder_oci::{Algorithm, Digest, Digester, Document, OciError, Reference, media_type};
+use larder_oci::{Algorithm, Descriptor, Digest, Digester, Document, OciError, Reference, media_type};
 
 use crate::answer::accept;
 use crate::auth::Scope;
@@ -34,7 +34,8 @@ impl Client {
     pub async fn head_manifest(&self, at: &Reference) -> Result<Option<Head>, RegistryError> {
         let mut turns = self.turns(at.registry())?;
         loop {
-            match self.head_once(turns.endpoint(), at).await {
+            let scope = pull_scope(turns.endpoint(), at);
+            match self.head_once(turns.endpoint(), at, scope).await {
                 Ok(head) => return Ok(Some(head)),
                 Err(error) => match turns.failed(error).await {
                     Ok(()) => {}
@@ -55,18 +56,64 @@ impl Client {
     pub async fn manifest(&self, at: &Reference) -> Result<Document, RegistryError> {
         let mut turns = self.turns(at.registry())?;
         loop {
-            match self.get_once(turns.endpoint(), at).await {
+            let scope = pull_scope(turns.endpoint(), at);
+            match self.get_once(turns.endpoint(), at, scope).await {
                 Ok(document) => return Ok(document),
                 Err(error) => turns.failed(error).await?,
             }
         }
     }
 
-    async fn head_once(&self, endpoint: &Endpoint, at: &Reference) -> Result<Head, RegistryError> {
-        let ask = ask(endpoint, at, Kind::ManifestHead, Method::HEAD);
+    /// Asks the registry itself, never a mirror, what `at` stands for. `None` is its clear answer that there is no such manifest.
+    ///
+    /// # Errors
+    /// All that keeps it from getting a clear answer.
+    pub async fn origin_descriptor(&self, at: &Reference) -> Result<Option<Descriptor>, RegistryError> {
+        let upstream = self.upstream(at.registry())?;
+        let mut retries = self.retries();
+        loop {
+            let scope = Scope::push(at.repository());
+            match self.head_once(upstream.origin(), at, scope).await {
+                Ok(Head { digest: Some(digest), media_type, size: Some(size) }) => {
+                    return Ok(Some(Descriptor::new(media_type, digest, size)));
+                }
+                // It does not say all that it could.
+                Ok(_) => return Ok(self.origin_manifest(at).await?.map(|document| document.descriptor())),
+                Err(RegistryError::NotFound { .. }) => return Ok(None),
+                Err(error) => retries.after(error).await?,
+            }
+        }
+    }
+
+    /// Gets the manifest that `at` stands for from the registry itself, never from a mirror; `None` when it says that there is
+    /// none.
+    ///
+    /// # Errors
+    /// As [`Client::manifest`].
+    pub async fn origin_manifest(&self, at: &Reference) -> Result<Option<Document>, RegistryError> {
+        let upstream = self.upstream(at.registry())?;
+        let mut retries = self.retries();
+        loop {
+            // Some registries hide what one may not read, but not from who may write it.
+            let scope = Scope::push(at.repository());
+            match self.get_once(upstream.origin(), at, scope).await {
+                Ok(document) => return Ok(Some(document)),
+                Err(RegistryError::NotFound { .. }) => return Ok(None),
+                Err(error) => retries.after(error).await?,
+            }
+        }
+    }
+
+    async fn head_once(
+        &self,
+        endpoint: &Endpoint,
+        at: &Reference,
+        scope: Scope,
+    ) -> Result<Head, RegistryError> {
+        let ask = ask(at, Kind::ManifestHead, Method::HEAD, scope);
         let reply = self.ask(endpoint, &ask).await?;
         if matches!(reply.status(), StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED) {
-            let descriptor = self.get_once(endpoint, at).await?.descriptor();
+            let descriptor = self.get_once(endpoint, at, ask.scope).await?.descriptor();
             return Ok(Head {
                 digest: Some(descriptor.digest),
                 media_type: descriptor.media_type,
@@ -82,8 +129,13 @@ impl Client {
         })
     }
 
-    async fn get_once(&self, endpoint: &Endpoint, at: &Reference) -> Result<Document, RegistryError> {
-        let ask = ask(endpoint, at, Kind::ManifestGet, Method::GET);
+    async fn get_once(
+        &self,
+        endpoint: &Endpoint,
+        at: &Reference,
+        scope: Scope,
+    ) -> Result<Document, RegistryError> {
+        let ask = ask(at, Kind::ManifestGet, Method::GET, scope);
         let reply = self.ask(endpoint, &ask).await?;
         let reply = accept(reply, &at.name(), &self.config).await?;
         reply.check_encoding()?;
@@ -104,7 +156,11 @@ impl Client {
     }
 }
 
-fn ask<'a>(endpoint: &Endpoint, at: &'a Reference, kind: Kind, method: Method) -> Ask<'a> {
+fn pull_scope(endpoint: &Endpoint, at: &Reference) -> Scope {
+    Scope::pull(&endpoint.repository(at.repository()))
+}
+
+fn ask(at: &Reference, kind: Kind, method: Method, scope: Scope) -> Ask<'_> {
     let name = match at.digest() {
         Some(digest) => digest.to_string(),
         None => at.tag().unwrap_or("latest").to_owned(),
@@ -117,7 +173,7 @@ fn ask<'a>(endpoint: &Endpoint, at: &'a Reference, kind: Kind, method: Method) -
         path: format!("manifests/{name}"),
         query: Vec::new(),
         headers: HeaderMap::from_iter([(ACCEPT, accepted)]),
-        scope: Scope::pull(&endpoint.repository(at.repository())),
+        scope,
         body: None,
     }
 }

@@ -9,12 +9,18 @@ use larder_oci::{Algorithm, Descriptor, Digest, Document, Reference};
 
 use crate::answer::accept;
 use crate::auth::Scope;
+use crate::blob::PROGRESS_BYTES_MIN;
 use crate::client::{Ask, Client};
 use crate::egress::Reply;
 use crate::error::RegistryError;
+use crate::feed::{Content, Feed};
 use crate::manifest::{declared_digest, digest_of};
+use crate::patience::Retries;
 use crate::traffic::Kind;
-use crate::upload::{Content, Session};
+use crate::upload::Session;
+
+/// The length in bytes of the pieces in which what was cut is sent on, unless another is configured.
+const PIECE_BYTES: u64 = 16 << 20;
 
 impl Client {
     /// Returns the size in bytes of `digest` if the repository has that blob and says so.
@@ -54,14 +60,15 @@ impl Client {
             return Ok(true);
         }
         // It opened an upload instead, which nobody is going to use.
-        if let Ok(session) = self.session(reply, to, &ask.scope).await {
+        if let Ok(session) = self.session(reply, to, ask.scope).await {
             session.cancel(self).await;
         }
         Ok(false)
     }
 
-    /// Pushes `blob` in one request. `open` gives its bytes from an offset on, and is called anew for each try. Waits for one
-    /// of the host's transfer permits.
+    /// Pushes `blob`: in one request, unless the configuration or the registry wants pieces. `open` gives its bytes from an
+    /// offset on, and is called anew for each try. An upload that is cut goes on from what the registry has of it, if it can
+    /// tell. Waits for one of the host's transfer permits.
     ///
     /// # Errors
     /// [`RegistryError::Source`] when the bytes cannot be read or are not as many as `blob` says, and all that keeps the
@@ -73,21 +80,88 @@ impl Client {
         open: impl Fn(u64) -> BoxFuture<'static, Result<Content, io::Error>>,
     ) -> Result<(), RegistryError> {
         let _permit = self.upstream(to.registry())?.transfer().await;
-        let mut retries = self.retries();
+        let (mut retries, mut progressed) = (self.retries(), 0);
+        let mut piece_bytes = self.config.push_chunk_bytes;
+        let mut resumed = None;
         loop {
-            let ask = begin(to, Scope::push(to.repository()));
-            let reply = self.write(to, &ask, to.repository()).await?;
-            let session = self.session(reply, to, &ask.scope).await?;
-            let sent = match open(0).await {
-                Ok(content) => session.put(self, blob, content).await,
-                Err(source) => Err(RegistryError::Source { source }),
+            let is_resumed = resumed.is_some();
+            let (mut session, offset) = match resumed.take() {
+                Some(resumed) => resumed,
+                None => (self.open_session(to).await?, 0),
             };
-            let Err(error) = sent else { return Ok(()) };
-            session.cancel(self).await;
-            match error {
-                // The session is lost; a fresh one may do.
-                RegistryError::NotFound { .. } => retries.pause(error).await?,
-                error => retries.after(error).await?,
+            let piece = if is_resumed { pieces_of(piece_bytes) } else { piece_bytes };
+            let Err(error) = self.send(&mut session, blob, offset, piece, &open).await else {
+                return Ok(());
+            };
+            let mend = Mend::of(&error, piece, is_resumed);
+            if mend == Mend::None {
+                session.cancel(self).await;
+                return Err(error);
+            }
+            if let Err(error) = retries.pause(error).await {
+                session.cancel(self).await;
+                return Err(error);
+            }
+            if mend == Mend::Resume {
+                resumed = self.resume(session, blob, &mut retries).await?;
+            } else {
+                session.cancel(self).await;
+            }
+            if mend == Mend::InPieces {
+                piece_bytes = pieces_of(piece_bytes);
+            }
+            let kept = resumed.as_ref().map_or(0, |(_, offset)| *offset);
+            if kept >= progressed + PROGRESS_BYTES_MIN {
+                progressed = kept;
+                retries.reset();
+            }
+        }
+    }
+
+    /// Sends what is after `offset` and closes the session; in one request if `piece_bytes` is 0.
+    async fn send(
+        &self,
+        session: &mut Session,
+        blob: &Descriptor,
+        offset: u64,
+        piece_bytes: u64,
+        open: impl Fn(u64) -> BoxFuture<'static, Result<Content, io::Error>>,
+    ) -> Result<(), RegistryError> {
+        if piece_bytes > 0 && offset == blob.size {
+            return session.close(self, blob).await;
+        }
+        let content = open(offset).await.map_err(|source| RegistryError::Source { source })?;
+        let feed = Feed::new(self, blob.size, offset, content);
+        if piece_bytes == 0 {
+            return session.put(self, blob, &feed).await;
+        }
+        let piece_bytes = piece_bytes.max(session.piece_bytes_min);
+        while feed.position() < blob.size {
+            let end = feed.position().saturating_add(piece_bytes).min(blob.size);
+            session.patch(self, &feed, end).await?;
+        }
+        session.close(self, blob).await
+    }
+
+    /// The session with the bytes that the registry has of it; `None` when it cannot go on.
+    async fn resume(
+        &self,
+        mut session: Session,
+        blob: &Descriptor,
+        retries: &mut Retries,
+    ) -> Result<Option<(Session, u64)>, RegistryError> {
+        loop {
+            let error = match session.status(self).await {
+                Ok(offset) if offset <= blob.size => return Ok(Some((session, offset))),
+                Ok(_) | Err(RegistryError::NotFound { .. }) => return Ok(None),
+                Err(error) => error,
+            };
+            if matches!(error, RegistryError::Unreachable { .. } | RegistryError::TimedOut { .. }) {
+                retries.after(error).await?;
+            } else {
+                tracing::debug!(%error, "an upload cannot be resumed");
+                session.cancel(self).await;
+                return Ok(None);
             }
         }
     }
@@ -137,14 +211,53 @@ impl Client {
         }
     }
 
+    async fn open_session(&self, to: &Reference) -> Result<Session, RegistryError> {
+        let ask = begin(to, Scope::push(to.repository()));
+        let reply = self.write(to, &ask, to.repository()).await?;
+        self.session(reply, to, ask.scope).await
+    }
+
     /// The upload that `reply` opened.
-    async fn session(&self, reply: Reply, to: &Reference, scope: &Scope) -> Result<Session, RegistryError> {
-        let upstream = self.upstream(to.registry())?;
-        let authorization = self.offer(upstream.origin(), scope).await?;
-        let session = Session::new(self, &reply, authorization);
+    async fn session(&self, reply: Reply, to: &Reference, scope: Scope) -> Result<Session, RegistryError> {
+        let session = Session::new(self, &reply, self.upstream(to.registry())?, scope);
         reply.finish(&self.config).await;
         session
     }
+}
+
+/// What can be done about an upload that failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mend {
+    /// Nothing.
+    None,
+    /// To go on from what the registry has.
+    Resume,
+    /// To send it all again.
+    Afresh,
+    /// To send it all again, in smaller requests.
+    InPieces,
+}
+
+impl Mend {
+    fn of(error: &RegistryError, piece_bytes: u64, is_resumed: bool) -> Self {
+        match error {
+            RegistryError::Source { .. } => Self::None,
+            // The session is lost, or its token is.
+            RegistryError::NotFound { .. } | RegistryError::Unauthorized { .. } => Self::Afresh,
+            error if error.is_retryable() => Self::Resume,
+            _ if piece_bytes == 0 && matches!(error.status(), Some(411 | 413)) => Self::InPieces,
+            // What was joined may not belong together.
+            _ if is_resumed => Self::Afresh,
+            RegistryError::Protocol { .. } => Self::Resume,
+            _ if error.status() == Some(416) => Self::Resume,
+            _ => Self::None,
+        }
+    }
+}
+
+/// The length of the pieces where there have to be some.
+fn pieces_of(configured_bytes: u64) -> u64 {
+    if configured_bytes == 0 { PIECE_BYTES } else { configured_bytes }
 }
 
 fn ask(to: &Reference, method: Method, path: String, scope: Scope) -> Ask<'_> {

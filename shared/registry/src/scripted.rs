@@ -62,6 +62,11 @@ pub(crate) fn head(status: u16, headers: &[(&str, &str)]) -> Answer {
     Answer { bytes: text.into_bytes(), then: Then::Listen }
 }
 
+/// No answer: the connection is closed.
+pub(crate) fn silence() -> Answer {
+    Answer { bytes: Vec::new(), then: Then::Close }
+}
+
 impl Answer {
     pub(crate) fn with(mut self, body: impl AsRef<[u8]>) -> Self {
         self.bytes.extend_from_slice(body.as_ref());

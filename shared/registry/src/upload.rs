@@ -1,30 +1,30 @@
-//! One upload session: the bytes of a blob on their way to a registry.
+//! One upload session: where the bytes of a blob go, in one request or piece by piece.
 
-use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::stream::{self, BoxStream, Fuse, Stream, StreamExt as _, TryStreamExt as _};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
-use http::{HeaderMap, HeaderValue, Method};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use larder_oci::Descriptor;
 
-use crate::answer::refuse;
-use crate::auth::Authorization;
+use crate::answer::accept;
+use crate::auth::Scope;
 use crate::client::Client;
 use crate::egress::{Order, Passage, Reply};
 use crate::error::{Refusal, RegistryError};
+use crate::feed::Feed;
 use crate::traffic::Kind;
+use crate::upstream::Upstream;
 
-/// The bytes of a blob to push.
-pub type Content = BoxStream<'static, Result<Bytes, io::Error>>;
+const CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
 
-/// Where an upload goes on, and what to show there.
+/// Where an upload goes on, and as who.
 pub(crate) struct Session {
     passage: Passage,
-    authorization: Option<Authorization>,
+    upstream: Arc<Upstream>,
+    scope: Scope,
+    /// The least length in bytes of a piece but the last.
+    pub(crate) piece_bytes_min: u64,
 }
 
 impl Session {
@@ -32,7 +32,8 @@ impl Session {
     pub(crate) fn new(
         client: &Client,
         reply: &Reply,
-        authorization: Option<Authorization>,
+        upstream: Arc<Upstream>,
+        scope: Scope,
     ) -> Result<Self, RegistryError> {
         let location = reply.header(LOCATION);
         let location = location.ok_or_else(|| RegistryError::Protocol {
@@ -40,8 +41,8 @@ impl Session {
             what: "it opens an upload but does not say where",
         })?;
         let passage = Passage::follow(reply, location, client.egress.exempt())?;
-        let authorization = authorization.filter(|_| passage.is_trusted());
-        Ok(Self { passage, authorization })
+        let piece_bytes_min = reply.header(CHUNK_MIN_LENGTH).and_then(|text| text.parse().ok()).unwrap_or(0);
+        Ok(Self { passage, upstream, scope, piece_bytes_min })
     }
 
     /// Sends the whole blob and closes the session.
@@ -49,144 +50,158 @@ impl Session {
         &self,
         client: &Client,
         blob: &Descriptor,
-        content: Content,
+        feed: &Arc<Feed>,
     ) -> Result<(), RegistryError> {
-        let digest = [("digest", blob.digest.as_str())];
-        let passage = self.passage.clone().with_query(digest);
-        let meter = Arc::new(Meter::new(client, blob.size));
-        let mut order = self.order(Method::PUT);
-        order.headers = HeaderMap::from_iter([
-            (CONTENT_LENGTH, HeaderValue::from(blob.size)),
-            (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
-        ]);
-        order.body = Some(reqwest::Body::wrap_stream(metered(content, Arc::clone(&meter))));
-        let sent = send_while_moving(client, &passage, order, &meter).await;
-        // Our own failure to read reaches the connection as a failure to write.
-        if let Some(source) = meter.failure() {
-            return Err(RegistryError::Source { source });
-        }
-        let reply = sent?;
-        if reply.status().is_redirection() {
-            return Err(passage.refused(Refusal::Write));
-        }
-        if !reply.status().is_success() {
-            return Err(refuse(reply, "the upload session", &client.config).await);
-        }
+        let passage = self.passage.clone().with_query([("digest", blob.digest.as_str())]);
+        let reply = self.send(client, &passage, Method::PUT, feed, blob.size).await?;
         reply.finish(&client.config).await;
         Ok(())
     }
 
+    /// Sends the bytes from where `feed` stands up to `end`, and leaves the session open.
+    ///
+    /// # Errors
+    /// [`RegistryError::Protocol`] when the registry says that it has not kept all of them, and all that keeps it from taking them.
+    pub(crate) async fn patch(
+        &mut self,
+        client: &Client,
+        feed: &Arc<Feed>,
+        end: u64,
+    ) -> Result<(), RegistryError> {
+        let reply = self.send(client, &self.passage, Method::PATCH, feed, end).await?;
+        let kept = last_byte(&reply).is_none_or(|last| last + 1 == end);
+        let host = reply.authority();
+        self.moved(client, reply).await?;
+        let what = "it takes a piece of an upload but keeps less than all, or more";
+        if kept { Ok(()) } else { Err(RegistryError::Protocol { host, what }) }
+    }
+
+    /// Closes the session: the registry has all of `blob`.
+    pub(crate) async fn close(&self, client: &Client, blob: &Descriptor) -> Result<(), RegistryError> {
+        let passage = self.passage.clone().with_query([("digest", blob.digest.as_str())]);
+        let mut order = self.order(client, &passage, Method::PUT).await?;
+        order.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let after = Duration::from_millis(client.config.commit_timeout_ms);
+        let sent = tokio::time::timeout(after, client.egress.send(&passage, order)).await;
+        let sent = sent.map_err(|_| RegistryError::TimedOut { host: passage.authority(), after })?;
+        accepted(sent?, &passage, client).await?.finish(&client.config).await;
+        Ok(())
+    }
+
+    /// Asks how many bytes the registry has.
+    pub(crate) async fn status(&mut self, client: &Client) -> Result<u64, RegistryError> {
+        let order = self.order(client, &self.passage, Method::GET).await?;
+        let reply = client.egress.send_in_time(&self.passage, order).await?;
+        let reply = accepted(reply, &self.passage, client).await?;
+        let last = last_byte(&reply).ok_or_else(|| RegistryError::Protocol {
+            host: reply.authority(),
+            what: "it does not say how much of an upload it has",
+        })?;
+        self.moved(client, reply).await?;
+        // Of no byte and of one, all registries say the same.
+        Ok(if last == 0 { 0 } else { last + 1 })
+    }
+
     /// Tells the registry that nothing more will come. It would find out by itself, so a failure does not matter.
     pub(crate) async fn cancel(&self, client: &Client) {
-        let order = self.order(Method::DELETE);
-        match client.egress.send_in_time(&self.passage, order).await {
+        let cancelled = async {
+            let order = self.order(client, &self.passage, Method::DELETE).await?;
+            client.egress.send_in_time(&self.passage, order).await
+        };
+        match cancelled.await {
             Ok(reply) => reply.finish(&client.config).await,
             Err(error) => tracing::debug!(%error, "cannot cancel an upload"),
         }
     }
 
-    fn order(&self, method: Method) -> Order {
-        Order {
-            kind: Kind::Push,
-            method,
-            headers: HeaderMap::new(),
-            authorization: self.authorization.clone(),
-            body: None,
+    /// Sends the bytes of `feed` up to `end`.
+    async fn send(
+        &self,
+        client: &Client,
+        passage: &Passage,
+        method: Method,
+        feed: &Arc<Feed>,
+        end: u64,
+    ) -> Result<Reply, RegistryError> {
+        let start = feed.position();
+        let mut order = self.order(client, passage, method).await?;
+        order.headers.insert(CONTENT_LENGTH, HeaderValue::from(end - start));
+        order.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        if order.method == Method::PATCH {
+            let range = HeaderValue::try_from(format!("{start}-{}", end.saturating_sub(1)));
+            order.headers.insert(CONTENT_RANGE, range.expect("digits and a dash are a header's value"));
         }
+        order.body = Some(reqwest::Body::wrap_stream(feed.piece(end)));
+        let sent = send_while_moving(client, passage, order, feed, end).await;
+        // Our own failure to read reaches the connection as a failure to write.
+        if let Some(source) = feed.failure() {
+            return Err(RegistryError::Source { source });
+        }
+        accepted(sent?, passage, client).await
+    }
+
+    /// Goes on where `reply` says.
+    async fn moved(&mut self, client: &Client, reply: Reply) -> Result<(), RegistryError> {
+        if let Some(location) = reply.header(LOCATION) {
+            self.passage = Passage::follow(&reply, location, client.egress.exempt())?;
+        }
+        reply.finish(&client.config).await;
+        Ok(())
+    }
+
+    async fn order(
+        &self,
+        client: &Client,
+        passage: &Passage,
+        method: Method,
+    ) -> Result<Order, RegistryError> {
+        // A token may end while an upload goes on, so it is asked for each time.
+        let authorization = if passage.is_trusted() {
+            client.offer(self.upstream.origin(), &self.scope).await?
+        } else {
+            None
+        };
+        Ok(Order { kind: Kind::Push, method, headers: HeaderMap::new(), authorization, body: None })
     }
 }
 
-/// Sends `order` with no deadline but that something moves, and that the registry answers once all is sent.
+async fn accepted(reply: Reply, passage: &Passage, client: &Client) -> Result<Reply, RegistryError> {
+    if reply.status().is_redirection() {
+        return Err(passage.refused(Refusal::Write));
+    }
+    accept(reply, "the upload session", &client.config).await
+}
+
+/// The last byte that the registry says it has, counted from 0.
+fn last_byte(reply: &Reply) -> Option<u64> {
+    let range = reply.header(RANGE)?;
+    let (first, last) = range.strip_prefix("bytes=").unwrap_or(range).split_once('-')?;
+    (first == "0").then(|| last.parse().ok())?.filter(|last| *last < u64::MAX)
+}
+
+/// Sends `order` with no deadline but that something moves, and that the registry answers once all up to `end` is sent.
 async fn send_while_moving(
     client: &Client,
     passage: &Passage,
     order: Order,
-    meter: &Meter,
+    feed: &Feed,
+    end: u64,
 ) -> Result<Reply, RegistryError> {
     let mut sending = std::pin::pin!(client.egress.send(passage, order));
     loop {
-        let before = meter.sent();
-        let after = if before < meter.size {
+        let before = feed.position();
+        let after = if before < end {
             client.config.read_timeout()
         } else {
             Duration::from_millis(client.config.commit_timeout_ms)
         };
         match tokio::time::timeout(after, &mut sending).await {
             Ok(sent) => return sent,
-            Err(_) if meter.sent() > before => {}
+            Err(_) if feed.position() > before => {}
             Err(_) => {
                 let host = passage.authority();
                 return Err(RegistryError::TimedOut { host, after });
             }
         }
     }
-}
-
-/// What has gone out of one blob.
-struct Meter {
-    client: Client,
-    size: u64,
-    sent: AtomicU64,
-    failure: Mutex<Option<io::Error>>,
-}
-
-impl Meter {
-    fn new(client: &Client, size: u64) -> Self {
-        Self { client: client.clone(), size, sent: AtomicU64::new(0), failure: Mutex::default() }
-    }
-
-    fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
-    }
-
-    fn failure(&self) -> Option<io::Error> {
-        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.take()
-    }
-
-    /// Keeps `error` for us, and makes another for the connection.
-    fn fail(&self, error: io::Error) -> io::Error {
-        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        *failure = Some(error);
-        io::ErrorKind::BrokenPipe.into()
-    }
-
-    fn count(&self, frame: Option<&Bytes>) -> Result<(), io::Error> {
-        let sent = self.sent() + frame.map_or(0, |bytes| bytes.len() as u64);
-        let is_end = frame.is_none();
-        if sent > self.size || (is_end && sent < self.size) {
-            let what = format!("content of {sent} bytes instead of {}", self.size);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-        }
-        self.sent.store(sent, Ordering::Relaxed);
-        self.client.traffic().sent(frame.map_or(0, Bytes::len));
-        Ok(())
-    }
-}
-
-/// Passes `content` on while `meter` counts it; fails unless it has exactly the promised size.
-fn metered(
-    content: Content,
-    meter: Arc<Meter>,
-) -> impl Stream<Item = Result<Bytes, io::Error>> + Send + 'static {
-    let start = (content.fuse(), meter);
-    stream::try_unfold(start, |(mut content, meter)| async move {
-        match next(&mut content, &meter).await {
-            Ok(frame) => Ok(frame.map(|bytes| (bytes, (content, meter)))),
-            Err(error) => Err(meter.fail(error)),
-        }
-    })
-}
-
-async fn next(content: &mut Fuse<Content>, meter: &Meter) -> Result<Option<Bytes>, io::Error> {
-    let frame = content.try_next().await?;
-    meter.count(frame.as_ref())?;
-    // The connection takes no more than it was promised, so what is too much shows only to who looks for it.
-    while frame.is_some() && meter.sent() == meter.size {
-        match content.try_next().await? {
-            Some(more) => meter.count(Some(&more))?,
-            None => break,
-        }
-    }
-    Ok(frame)
 }

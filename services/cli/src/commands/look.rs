@@ -1,4 +1,4 @@
-//! `ls`, `inspect`, `history`, `cat`.
+//! `ls`, `inspect`, `history`, `cat`, `sbom`, `config`.
 
 use std::io::{self, Write};
 use std::time::{Duration, UNIX_EPOCH};
@@ -6,11 +6,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use futures::StreamExt;
 use indicatif::HumanBytes;
 use larder_facade::Facade;
-use larder_oci::Digest;
+use larder_oci::{Digest, Platform};
 use larder_provider::{CacheProvider, Inspection, Part};
 
-use crate::failure::{Failure, Kind};
 use crate::screen::Screen;
+use larder::{Failure, Kind};
 
 pub(crate) async fn ls(facade: &Facade, screen: Screen) -> Result<(), Failure> {
     let names = facade.list().await?;
@@ -88,6 +88,32 @@ pub(crate) async fn cat(facade: &Facade, digest: &str) -> Result<(), Failure> {
     let digest: Digest =
         digest.parse().map_err(|error: larder_oci::OciError| Failure::usage(error.to_string()))?;
     write_blob(facade, &digest).await
+}
+
+pub(crate) async fn sbom(
+    facade: &Facade,
+    screen: Screen,
+    name: &str,
+    platform: Option<Platform>,
+) -> Result<(), Failure> {
+    let source = facade.new_source(name, &platform.unwrap_or_else(Platform::host)).await?;
+    let documents = source.sboms().await?;
+    if documents.is_empty() {
+        screen.note(&format!("{name} has no SPDX attestation for this platform"));
+    }
+    let mut out = io::stdout();
+    for document in documents {
+        out.write_all(&document)?;
+        out.write_all(b"\n")?;
+    }
+    out.flush().map_err(Failure::from)
+}
+
+pub(crate) async fn config(facade: &Facade, name: &str, platform: Option<Platform>) -> Result<(), Failure> {
+    let source = facade.new_source(name, &platform.unwrap_or_else(Platform::host)).await?;
+    let config = source.config().await?;
+    io::stdout().write_all(&config.bytes)?;
+    io::stdout().flush().map_err(Failure::from)
 }
 
 async fn write_blob(facade: &Facade, digest: &Digest) -> Result<(), Failure> {

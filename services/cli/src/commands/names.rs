@@ -1,15 +1,13 @@
-//! `rm` and `verify`.
+//! `index`, `tag`, `rm` and `clean`.
 
-use std::fmt::Write as _;
-
-use indicatif::HumanBytes;
 use larder_facade::Facade;
-use larder_provider::{Audit, CacheProvider};
+use larder_provider::{CacheProvider, Cleaned, Name, WriteOptions};
 use serde::Serialize;
 
 use super::look::not_cached;
-use crate::failure::{Failure, Kind};
+use super::pull::parse;
 use crate::screen::Screen;
+use larder::Failure;
 
 pub(crate) async fn rm(facade: &Facade, screen: Screen, names: &[String]) -> Result<(), Failure> {
     #[derive(Serialize)]
@@ -34,51 +32,40 @@ pub(crate) async fn rm(facade: &Facade, screen: Screen, names: &[String]) -> Res
     failed.map_or(Ok(()), Err)
 }
 
-pub(crate) async fn verify(
+pub(crate) async fn index(
     facade: &Facade,
     screen: Screen,
-    mut names: Vec<String>,
-    all: bool,
+    name: &str,
+    references: &[String],
 ) -> Result<(), Failure> {
-    if all {
-        names = facade.list().await?.into_iter().map(|name| name.name).collect();
+    let target = parse(name)?;
+    let mut manifests = Vec::new();
+    for reference in references {
+        manifests.extend(facade.manifests(reference).await?);
     }
-    let mut bad = 0;
-    let mut failed: Option<Failure> = None;
-    for name in &names {
-        match facade.verify(name).await {
-            Ok(audit) => {
-                bad += usize::from(!audit.problems.is_empty());
-                screen.result(&audit, || describe(&audit))?;
-            }
-            // Somebody removed it meanwhile.
-            Err(error) if all && error.is_not_found() => {}
-            Err(error) => {
-                if let Some(earlier) = failed.replace(error.into()) {
-                    screen.failed(&earlier);
-                }
-            }
-        }
-    }
-    if bad == 0 {
-        return failed.map_or(Ok(()), Err);
-    }
-    // A byte that does not hold outweighs a name that is not there.
-    if let Some(failed) = failed {
-        screen.failed(&failed);
-    }
-    Err(Failure { message: format!("{bad} of {} names do not hold", names.len()), kind: Kind::Integrity })
+    // A pulled index lacks the platforms that nobody wanted.
+    let options = WriteOptions { allow_sparse: true, ..WriteOptions::default() };
+    let root = facade.index_write(&target, &manifests, &options).await?;
+    let written = Name { name: target.name(), descriptor: root };
+    screen.result(&written, || format!("{}  {}", written.name, written.descriptor.digest))
 }
 
-fn describe(audit: &Audit) -> String {
-    let verdict = if audit.problems.is_empty() { "ok" } else { "BAD" };
-    let mut text = format!("{verdict}  {}  {} blobs, {}", audit.name, audit.blobs, HumanBytes(audit.bytes));
-    if audit.absent_platforms > 0 {
-        let _ = write!(text, ", {} not fetched", audit.absent_platforms);
+pub(crate) async fn tag(facade: &Facade, screen: Screen, source: &str, target: &str) -> Result<(), Failure> {
+    let target = parse(target)?;
+    let found = facade.find_descriptor(source).await?.ok_or_else(|| not_cached(source))?;
+    let options = WriteOptions { allow_sparse: true, ..WriteOptions::default() };
+    let root = facade.descriptor_write(&target, &found.descriptor, &options).await?;
+    let written = Name { name: target.name(), descriptor: root };
+    screen.result(&written, || format!("{}  {}", written.name, written.descriptor.digest))
+}
+
+pub(crate) async fn clean(facade: &Facade, screen: Screen, published_only: bool) -> Result<(), Failure> {
+    for cleaned in facade.clean(published_only).await? {
+        screen.result(&cleaned, || match &cleaned {
+            Cleaned::Removed { name } => format!("removed  {name}"),
+            Cleaned::Kept { name, reason } => format!("kept     {name}  ({reason})"),
+        })?;
     }
-    for problem in &audit.problems {
-        text.push_str("\n    ");
-        text.push_str(problem);
-    }
-    text
+    screen.note("their content stays until `larder gc` deletes it");
+    Ok(())
 }

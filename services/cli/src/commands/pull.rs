@@ -1,4 +1,4 @@
-//! `pull` and `push`.
+//! `pull`.
 
 use std::time::Instant;
 
@@ -6,12 +6,11 @@ use futures::StreamExt;
 use indicatif::HumanBytes;
 use larder_facade::Facade;
 use larder_oci::{PlatformSet, Reference};
-use larder_provider::{CacheProvider, PullOptions, Pulled, Pushed};
+use larder_provider::{CacheProvider, PullOptions, Pulled};
 use serde::Serialize;
 
-use crate::failure::Failure;
-use crate::progress;
 use crate::screen::Screen;
+use larder::Failure;
 
 /// Images pulled at the same time.
 const PULLS_IN_FLIGHT_MAX: usize = 4;
@@ -29,12 +28,11 @@ pub(crate) async fn pull(
     screen: Screen,
     typed: &[String],
     platforms: Option<PlatformSet>,
-    always: bool,
+    options: &PullOptions,
 ) -> Result<(), Failure> {
     let platforms = platforms.unwrap_or_else(PlatformSet::host);
-    let options = PullOptions { always, watch: progress::watch(screen) };
     let references: Vec<Reference> = typed.iter().map(|text| parse(text)).collect::<Result<_, _>>()?;
-    let (platforms, options) = (&platforms, &options);
+    let platforms = &platforms;
     let pulls = references.into_iter().map(|reference| async move {
         let begun = Instant::now();
         let pulled = facade.image_pull(&reference, platforms, options).await;
@@ -69,20 +67,6 @@ fn report(screen: Screen, reference: &Reference, pulled: &Pulled, begun: Instant
     screen.result(&line, || format!("{}  {}", reference.name(), pulled.root().digest))
 }
 
-pub(crate) async fn push(
-    facade: &Facade,
-    screen: Screen,
-    name: &str,
-    remote: Option<&str>,
-    replace: bool,
-) -> Result<(), Failure> {
-    let to = parse(remote.unwrap_or(name))?;
-    let pushed: Pushed = facade.push(name, &to, replace).await?;
-    screen.note(&format!("sent {} blobs, {}", pushed.sent_blobs, HumanBytes(pushed.sent_bytes)));
-    let line = Line { event: "pushed", reference: &to, what: &pushed };
-    screen.result(&line, || format!("{to}  {}", pushed.root.digest))
-}
-
-fn parse(text: &str) -> Result<Reference, Failure> {
+pub(crate) fn parse(text: &str) -> Result<Reference, Failure> {
     text.parse().map_err(|error: larder_oci::OciError| Failure::usage(error.to_string()))
 }

@@ -8,11 +8,11 @@ use larder_runtime::{admin, metrics};
 use serde::Serialize;
 
 use super::told_to_end;
-use crate::args::Role;
-use crate::config::Config;
-use crate::failure::Failure;
 use crate::screen::Screen;
-use crate::wiring::{Process, chain, is_alone, warn_of_lazy_sync};
+use larder::Config;
+use larder::Failure;
+use larder::Role;
+use larder::{Process, chain, is_alone, warn_of_lazy_sync};
 
 #[derive(Serialize)]
 struct Ready<'a> {
