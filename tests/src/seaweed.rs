@@ -126,7 +126,10 @@ impl Seaweed {
         let mut process = Process::spawn("weed", self.command(), self.directory.path());
         await_server(&mut process, READY_LIMIT, || {
             let endpoint = format!("127.0.0.1:{}", self.s3.http);
+            let master = format!("127.0.0.1:{}", self.master.http);
+            // Objects can be read and written only once the volumes have reported to the master.
             client::get(&endpoint, "/").is_ok_and(|answer| answer.status == 403)
+                && client::get(&master, "/dir/assign").is_ok_and(|answer| answer.status == 200)
         });
         self.process = Some(process);
     }

@@ -5,10 +5,14 @@
 mod client;
 mod distributed;
 mod embedded;
+mod example;
 mod harness;
 mod hostile;
+mod linuxkit;
 mod mistakes;
 mod platforms;
 mod ports;
+mod push;
 mod tidy;
+mod vectors;
 mod warm;

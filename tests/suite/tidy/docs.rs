@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use super::{files, product, read, root};
 
 const ARCHITECTURE_LINES_MAX: usize = 300;
+/// Lines of a program that still shows at a glance how a thing is used.
+const EXAMPLE_LINES_MAX: usize = 60;
 
 /// The words of `text` between single backticks.
 fn code(text: &str) -> BTreeSet<&str> {
@@ -110,6 +112,35 @@ fn every_test_that_a_page_names_exists() {
         }
     }
     assert!(named > 10, "only {named} tests are named");
+}
+
+#[test]
+fn example_of_the_provider_is_the_program_that_is_tested() {
+    let (page, program) = (read("docs/provider.md"), read("services/cli/examples/build_tool.rs"));
+    let blocks: Vec<&str> =
+        page.split("```rust\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(blocks, [program.as_str()]);
+    let lines = program.lines().count();
+    assert!(lines <= EXAMPLE_LINES_MAX, "{lines} lines of at most {EXAMPLE_LINES_MAX}");
+}
+
+#[test]
+fn every_operation_of_the_provider_is_documented() {
+    let page = read("docs/provider.md");
+    let documented = code(&page);
+    let mut count = 0;
+    for file in ["lib", "source", "content"] {
+        let source = read(&format!("shared/provider/src/{file}.rs"));
+        let traits = source.split("pub trait ").skip(1).map(|rest| rest.split_once("\n}").unwrap().0);
+        for body in traits.filter(|body| !body.starts_with("ContentWriter")) {
+            for rest in body.split("fn ").skip(1) {
+                let name = rest.split('(').next().unwrap();
+                count += 1;
+                assert!(documented.contains(name), "docs/provider.md does not know `{name}`");
+            }
+        }
+    }
+    assert!(count > 30, "only {count} operations were found");
 }
 
 #[test]
