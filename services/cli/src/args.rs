@@ -121,7 +121,7 @@ Examples:
         /// Its digest, sha256:… or sha512:…
         digest: String,
     },
-    /// Write the SPDX documents of an image's attestations, one per line
+    /// Write the SPDX documents of an image's attestations, each followed by a newline
     Sbom {
         /// A name in the cache
         name: String,

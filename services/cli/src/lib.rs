@@ -21,7 +21,7 @@ mod role;
 mod store;
 mod wiring;
 
-use larder_facade::Facade;
+pub use larder_facade::Facade;
 
 pub use config::{Config, load};
 pub use failure::{Failure, Kind};

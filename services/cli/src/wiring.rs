@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use larder_blobs::Blobs;
-use larder_bus::{Bus, Durability};
+use larder_bus::{Bus, BusError, Durability};
 use larder_catalog::Catalog;
 use larder_facade::Facade;
 use larder_messages::{Reason, ReasonKind};
 use larder_registry::Client;
 use larder_runtime::{Runtime, metrics};
 
-use crate::{Config, Failure, Role};
+use crate::{Config, Failure, Kind, Role};
 
 /// What a process is made of.
 pub struct Process {
@@ -40,7 +40,7 @@ impl Process {
     pub async fn start(config: &Config, roles: &[Role]) -> Result<Self, Failure> {
         let (blobs, catalog) = crate::store::open(&config.store, &config.s3).await?;
         let bus = larder_bus::open(&config.bus, &config.nats).await;
-        let bus: Arc<dyn Bus> = bus.map_err(|error| Failure::failed("cannot open the bus", chain(&error)))?;
+        let bus: Arc<dyn Bus> = bus.map_err(|error| bus_failure(&error))?;
         let registry = Client::new(config.registry.clone());
         let registry = registry.map_err(|error| Failure::usage(chain(&error)))?;
         let runtime = Runtime::new(bus);
@@ -88,6 +88,16 @@ impl Process {
                 catch_up(&metrics::BYTES.with_label_values(&[direction]), total.load(Ordering::Relaxed));
             }
         }
+    }
+}
+
+fn bus_failure(error: &BusError) -> Failure {
+    let failure = Failure::failed("cannot open the bus", chain(error));
+    match error {
+        BusError::InvalidUrl { .. } | BusError::InvalidConfig { .. } => {
+            Failure { kind: Kind::Usage, ..failure }
+        }
+        _ => failure,
     }
 }
 

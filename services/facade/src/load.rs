@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use futures::TryStreamExt;
@@ -19,8 +20,9 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 use crate::Facade;
 use crate::error::{archive_error, blob_error, catalog_error, refuse_partial};
 use crate::pipe::{self, write_error};
-use crate::source::LEASE_TTL;
 
+/// How long an image that was loaded without a name is kept for somebody to give it one.
+const LEASE_TTL: Duration = Duration::from_hours(1);
 /// What is handed to the store at a time.
 const CHUNK_BYTES: usize = 1 << 20;
 const NAME_ANNOTATION: &str = "org.opencontainers.image.ref.name";

@@ -23,8 +23,8 @@ use crate::error::{blob_error, catalog_error, invalid, partial, platform_error, 
 use crate::pipe::{self, Pipe, write_error};
 use crate::sbom;
 
-/// How long what a source reads is kept when its process dies without giving it back.
-pub(crate) const LEASE_TTL: Duration = Duration::from_hours(1);
+/// How long what a source reads is kept: longer than any reading takes, for a process that dies without giving it back.
+const LEASE_TTL: Duration = Duration::from_hours(24);
 
 /// Keeps what a source reads from being collected.
 struct Hold {

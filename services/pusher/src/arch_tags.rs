@@ -32,7 +32,7 @@ impl Errand<'_> {
         };
         let mut tags: Vec<ArchTag> = Vec::new();
         for (platform, image) in self.platforms(local).await? {
-            let tag = format!("{base}-{}", suffix(&platform));
+            let tag = format!("{base}-{}", platform.suffix());
             if tags.iter().any(|known| known.tag == tag) {
                 continue;
             }
@@ -81,32 +81,5 @@ impl Errand<'_> {
                 Ok(platform.map(|platform| (platform, local.descriptor())).into_iter().collect())
             }
         }
-    }
-}
-
-/// The architecture with its variant, unless that is the one every image of that architecture has.
-fn suffix(platform: &Platform) -> String {
-    let variant = match (platform.architecture.as_str(), platform.variant.as_deref()) {
-        ("arm64", Some("v8")) | ("amd64", Some("v1")) | (_, None) => "",
-        (_, Some(variant)) => variant,
-    };
-    format!("{}{variant}", platform.architecture)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn variants_that_differ_have_tags_that_differ() {
-        let check = |platform: &str, expected: &str| {
-            assert_eq!(suffix(&platform.parse().unwrap()), expected, "{platform}");
-        };
-        check("linux/amd64", "amd64");
-        check("linux/amd64/v3", "amd64v3");
-        check("linux/arm64/v8", "arm64");
-        check("linux/arm64", "arm64");
-        check("linux/arm/v6", "armv6");
-        check("linux/arm/v7", "armv7");
     }
 }

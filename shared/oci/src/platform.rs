@@ -65,10 +65,11 @@ impl Platform {
             && (self.os_version.is_none() || self.os_version == offered.os_version)
     }
 
-    /// What tells this platform's image apart in names and tags: the architecture, with the variant where it is not the default one.
+    /// What tells this platform's image apart in names and tags: the architecture with its variant, unless that is the one that every
+    /// image of the architecture has.
     pub fn suffix(&self) -> String {
-        match (self.architecture.as_str(), self.effective_variant()) {
-            ("arm64", Some("v8")) | (_, None) => self.architecture.clone(),
+        match (self.architecture.as_str(), self.variant.as_deref()) {
+            ("arm64", Some("v8")) | ("amd64", Some("v1")) | (_, None) => self.architecture.clone(),
             (architecture, Some(variant)) => format!("{architecture}{variant}"),
         }
     }
@@ -194,6 +195,19 @@ mod tests {
         check("linux/arm", "linux/arm/v6", true);
         check("linux/x86_64", "linux/amd64", true);
         check("linux/amd64", "windows/amd64", false);
+    }
+
+    #[test]
+    fn variants_that_differ_have_suffixes_that_differ() {
+        let check = |platform: &str, expected: &str| {
+            assert_eq!(platform.parse::<Platform>().unwrap().suffix(), expected, "{platform}");
+        };
+        check("linux/amd64", "amd64");
+        check("linux/amd64/v3", "amd64v3");
+        check("linux/arm64/v8", "arm64");
+        check("linux/arm64", "arm64");
+        check("linux/arm/v6", "armv6");
+        check("linux/arm/v7", "armv7");
     }
 
     #[test]

@@ -46,7 +46,7 @@ fn report(screen: Screen, pushed: &Pushed) -> Result<(), Failure> {
 
 fn summary(pushed: &Pushed) -> String {
     if pushed.skipped && pushed.tags.is_empty() {
-        return "nothing to push: the registry has it".to_owned();
+        return "nothing was sent: the registry has this name".to_owned();
     }
     let mut text = format!("sent {} blobs, {}", pushed.sent_blobs, HumanBytes(pushed.sent_bytes));
     if pushed.mounted_blobs > 0 {

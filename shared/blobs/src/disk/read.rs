@@ -93,26 +93,37 @@ impl Source {
     /// Fills the beginning of `buffer`; nothing only at an end that holds.
     fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, BlobError> {
         let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        let mut filled = 0;
-        while filled < wanted {
-            match self.file.read(&mut buffer[filled..wanted]) {
-                Ok(0) => return Err(failed("read", &self.path)(ErrorKind::UnexpectedEof.into())),
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(failed("read", &self.path)(error)),
-            }
+        self.file.read_exact(&mut buffer[..wanted]).map_err(failed("read", &self.path))?;
+        self.see(&buffer[..wanted])?;
+        Ok(wanted)
+    }
+
+    /// The next bytes, at most `bytes_max`; nothing only at an end that holds.
+    fn chunk(&mut self, bytes_max: usize) -> Result<Vec<u8>, BlobError> {
+        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes_max);
+        let mut chunk = Vec::with_capacity(wanted);
+        let read = (&self.file).take(wanted as u64).read_to_end(&mut chunk);
+        read.map_err(failed("read", &self.path))?;
+        if chunk.len() < wanted {
+            return Err(failed("read", &self.path)(ErrorKind::UnexpectedEof.into()));
         }
+        self.see(&chunk)?;
+        Ok(chunk)
+    }
+
+    /// Hashes what was read, and checks the digest once all is.
+    fn see(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
         if let Some(digester) = &mut self.digester {
-            digester.update(&buffer[..filled]);
+            digester.update(bytes);
         }
-        self.left -= filled as u64;
+        self.left -= bytes.len() as u64;
         if self.left == 0
             && let Some(digester) = self.digester.take()
         {
             check(&self.digest, None, &digester.finish(), self.mark.size)?;
             self.verified.remember(self.digest.clone(), self.mark.clone());
         }
-        Ok(filled)
+        Ok(())
     }
 
     fn stream(self, window: Window) -> Content {
@@ -134,9 +145,8 @@ impl Source {
         let mut held: Option<Bytes> = None;
         // Somebody who has gone needs no hash either.
         while !chunks.is_closed() {
-            let length = usize::try_from(self.left).unwrap_or(READ_BYTES).min(READ_BYTES);
-            let mut chunk = vec![0; length];
-            if self.fill(&mut chunk)? == 0 {
+            let chunk = self.chunk(READ_BYTES)?;
+            if chunk.is_empty() {
                 break;
             }
             let wanted = window.cut(chunk.into());
