@@ -1,6 +1,6 @@
 //! What a command prints, for people or for programs.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
 
@@ -22,6 +22,24 @@ impl Screen {
             text()
         };
         writeln!(io::stdout(), "{line}").map_err(Failure::from)
+    }
+
+    /// Prints many results at once.
+    pub(crate) fn results<T: Serialize>(
+        self,
+        values: &[T],
+        text: impl Fn(&T) -> String,
+    ) -> Result<(), Failure> {
+        let mut out = BufWriter::new(io::stdout().lock());
+        for value in values {
+            if self.json {
+                serde_json::to_writer(&mut out, value).map_err(io::Error::from)?;
+            } else {
+                out.write_all(text(value).as_bytes())?;
+            }
+            out.write_all(b"\n")?;
+        }
+        out.flush().map_err(Failure::from)
     }
 
     /// Tells a person what was done.

@@ -1,10 +1,13 @@
 //! Whether an image is there: in the cache, or in its registry.
 
+use std::num::NonZero;
+
 use futures::{StreamExt, TryStreamExt};
 use larder_blobs::closure::{Closure, Scope, walk};
 use larder_messages::{AuditFinished, AuditWanted, ImageSeen, ImageSought};
 use larder_oci::{Descriptor, Digest, Platform, PlatformSet, Reference};
 use larder_provider::{Name, Presence, ProviderError};
+use tokio::runtime::Handle;
 
 use crate::Facade;
 use crate::clean::describe;
@@ -39,9 +42,28 @@ impl Facade {
         &self,
         wanted: &[(String, PlatformSet)],
     ) -> Result<Vec<Presence>, ProviderError> {
+        // Manifests have to be hashed and read: every processor takes its share.
+        let shares = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let share = wanted.len().div_ceil(shares).max(LOOKS_IN_FLIGHT_MAX);
+        let runtime = Handle::current();
+        let looks = wanted.chunks(share).map(|part| {
+            let (facade, part, runtime) = (self.clone(), part.to_vec(), runtime.clone());
+            tokio::task::spawn_blocking(move || runtime.block_on(facade.share_of_presences(part)))
+        });
+        let mut all = Vec::with_capacity(wanted.len());
+        for looked in looks.collect::<Vec<_>>() {
+            let looked = looked.await.map_err(|_| ProviderError::Unavailable("interrupted".to_owned()))?;
+            all.extend(looked?);
+        }
+        Ok(all)
+    }
+
+    async fn share_of_presences(
+        &self,
+        wanted: Vec<(String, PlatformSet)>,
+    ) -> Result<Vec<Presence>, ProviderError> {
         let looks = wanted
-            .iter()
-            .cloned()
+            .into_iter()
             .map(|(name, platforms)| async move { self.presence(&name, all_if_none(&platforms)).await });
         futures::stream::iter(looks).buffered(LOOKS_IN_FLIGHT_MAX).try_collect().await
     }

@@ -212,6 +212,11 @@ impl Blobs {
     /// # Errors
     /// [`BlobError::NotFound`], [`BlobError::Corrupt`], [`BlobError::WrongSize`] when it is larger.
     pub async fn read_small(&self, digest: &Digest, bytes_max: u64) -> Result<Bytes, BlobError> {
+        if let Backend::Disk(disk) = &*self.0
+            && let Some(bytes) = disk.read_tiny(digest)?.filter(|bytes| bytes.len() as u64 <= bytes_max)
+        {
+            return Ok(bytes);
+        }
         let mut content = self.read(digest).await?;
         if content.size > bytes_max {
             return Err(BlobError::WrongSize { digest: digest.clone(), want: bytes_max, got: content.size });

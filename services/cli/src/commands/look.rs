@@ -15,10 +15,7 @@ use larder::{Failure, Kind};
 pub(crate) async fn ls(facade: &Facade, screen: Screen) -> Result<(), Failure> {
     let names = facade.list().await?;
     let width = names.iter().map(|name| name.name.len()).max().unwrap_or(0);
-    for name in &names {
-        screen.result(name, || format!("{:width$}  {}", name.name, name.descriptor.digest))?;
-    }
-    Ok(())
+    screen.results(&names, |name| format!("{:width$}  {}", name.name, name.descriptor.digest))
 }
 
 pub(crate) async fn inspect(facade: &Facade, screen: Screen, name: &str, raw: bool) -> Result<(), Failure> {

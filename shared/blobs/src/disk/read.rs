@@ -16,6 +16,9 @@ use crate::content::{READ_BYTES, Window};
 use crate::verified::Verified;
 use crate::{BlobError, CHUNKS_IN_FLIGHT_MAX, Content, Reader, check};
 
+/// What is read without another thread, in bytes: about what a switch of threads takes.
+const TINY_BYTES_MAX: usize = 64 << 10;
+
 /// What a file looked like when its digest held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
@@ -68,6 +71,15 @@ impl Disk {
             window.skip = 0;
         }
         Ok(source.stream(window))
+    }
+
+    /// A blob so small that another thread would cost more than reading it; `None` when it is larger.
+    pub(crate) fn read_tiny(&self, digest: &Digest) -> Result<Option<Bytes>, BlobError> {
+        let mut source = self.source(digest)?;
+        if source.left > TINY_BYTES_MAX as u64 {
+            return Ok(None);
+        }
+        source.chunk(TINY_BYTES_MAX).map(|bytes| Some(bytes.into()))
     }
 
     pub(crate) fn reader(&self, digest: &Digest) -> Result<Reader, BlobError> {
