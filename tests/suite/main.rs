@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod client;
+mod collect;
 mod distributed;
 mod embedded;
 mod example;

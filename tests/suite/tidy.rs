@@ -191,8 +191,7 @@ fn only_the_indexer_writes_names() {
     assert_only_in("Origin::Pulled", &["services/indexer/"]);
     assert_only_in("catalog.remove(", &["services/indexer/"]);
     assert_only_in("catalog.set_if(", &["services/indexer/"]);
-    // An exported layout is a directory of its own, with names of its own.
-    assert_only_in("catalog.set(", &["services/facade/src/export.rs"]);
+    assert_only_in("catalog.set(", &[]);
 }
 
 #[test]

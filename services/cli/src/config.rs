@@ -176,7 +176,7 @@ mod tests {
         }
         assert_eq!(
             known.matches("Config {").count(),
-            8,
+            9,
             "a new part of the settings wants its word in SETTINGS"
         );
     }

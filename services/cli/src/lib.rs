@@ -9,10 +9,9 @@
 //! larder::run(&config, async |cache| {
 //!     let image = "debian:12".parse().expect("a constant reference");
 //!     cache.image_pull(&image, &larder_oci::PlatformSet::host(), &PullOptions::default()).await?;
-//!     Ok(())
-//! })
-//! # .map(drop)
-//! # ; Ok::<(), larder::Failure>(())
+//!     Ok::<(), larder::Failure>(())
+//! })?;
+//! # Ok::<(), larder::Failure>(())
 //! ```
 
 mod config;

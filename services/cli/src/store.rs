@@ -52,6 +52,9 @@ impl fmt::Debug for Secret {
 }
 
 pub(crate) async fn open(url: &str, s3: &S3) -> Result<(Blobs, Catalog), Failure> {
+    let path = (!url.contains("://")).then(|| std::path::absolute(url).ok()).flatten();
+    let of_path = path.and_then(|path| Url::from_file_path(path).ok()).map(String::from);
+    let url = of_path.as_deref().unwrap_or(url);
     let parsed = Url::parse(url).map_err(|error| {
         Failure::usage(format!("store {url:?} is no URL ({error}); try file:///DIR or s3://BUCKET"))
     })?;

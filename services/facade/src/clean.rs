@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use larder_messages::{
     AuditFinished, AuditWanted, CollectionFinished, CollectionWanted, NameRemoved, Problem, RemovalWanted,
 };
@@ -37,14 +37,16 @@ impl Facade {
         Ok(removed.existed)
     }
 
-    pub(crate) async fn clean_names(&self, published_only: bool) -> Result<Vec<Cleaned>, ProviderError> {
-        let judged = self.names().await?.into_iter().map(|name| self.clean_name(name, published_only));
-        let mut judged = futures::stream::iter(judged).buffered(NAMES_IN_FLIGHT_MAX);
-        let mut cleaned = Vec::new();
-        while let Some(one) = judged.next().await {
-            cleaned.push(one?);
-        }
-        Ok(cleaned)
+    /// [`larder_provider::CacheProvider::clean`], told name by name as it goes.
+    ///
+    /// # Errors
+    /// As that.
+    pub async fn cleaning(
+        &self,
+        published_only: bool,
+    ) -> Result<impl Stream<Item = Result<Cleaned, ProviderError>>, ProviderError> {
+        let judged = self.names().await?.into_iter().map(move |name| self.clean_name(name, published_only));
+        Ok(futures::stream::iter(judged).buffered(NAMES_IN_FLIGHT_MAX))
     }
 
     async fn clean_name(

@@ -1,17 +1,18 @@
 //! Images out of the cache into a layout of their own.
 
+use std::fs;
 use std::path::Path;
 
 use futures::TryStreamExt;
+use larder_archive::list_in_layout;
 use larder_blobs::closure::{Scope, walk};
 use larder_blobs::{BlobError, Blobs, Claim};
-use larder_catalog::{Catalog, Origin};
-use larder_oci::{Descriptor, Digest, Document, Kind, PlatformSet, restrict, select};
+use larder_oci::{Descriptor, Digest, Document, Kind, PlatformSet, Reference, restrict, select};
 use larder_provider::ProviderError;
 use larder_runtime::metrics;
 
 use crate::Facade;
-use crate::error::{blob_error, catalog_error, platform_error, refuse_partial};
+use crate::error::{blob_error, invalid, platform_error, refuse_partial};
 
 impl Facade {
     /// Writes what `typed` names into the OCI image layout at `directory`, which is created, or gets the image beside what it holds.
@@ -28,13 +29,30 @@ impl Facade {
         name: Option<&str>,
         directory: &Path,
     ) -> Result<(), ProviderError> {
+        let is_new = !directory.exists();
+        refuse_strange(directory)?;
+        let written = self.write_layout(typed, platforms, name, directory).await;
+        if is_new && written.is_err() {
+            // Nothing half-written stays.
+            let _ = fs::remove_dir_all(directory);
+        }
+        written
+    }
+
+    async fn write_layout(
+        &self,
+        typed: &str,
+        platforms: Option<&PlatformSet>,
+        name: Option<&str>,
+        directory: &Path,
+    ) -> Result<(), ProviderError> {
+        name.map(str::parse::<Reference>).transpose().map_err(|error| invalid(&error))?;
         let (found, document) = self.open(typed).await?;
         let (root, made) = match platforms {
             Some(platforms) => chosen(typed, &found.descriptor, &document, platforms)?,
             None => (found.descriptor.clone(), None),
         };
         let target = Blobs::on_disk(directory).map_err(|error| blob_error(&error))?;
-        let catalog = Catalog::on_disk(directory).await.map_err(|error| catalog_error(&error))?;
         let scope = platforms.map_or(Scope::Present, Scope::Wanted);
         let closure =
             walk(&self.blobs, &found.descriptor, &scope).await.map_err(|error| blob_error(&error))?;
@@ -57,10 +75,25 @@ impl Facade {
             target.put(&root.digest, made.bytes().clone()).await.map_err(|error| blob_error(&error))?;
         }
         let name = name.unwrap_or(&found.name);
-        let set = catalog.set(name, &root, Origin::Written).await;
-        set.map_err(|error| catalog_error(&error))?;
-        catalog.flush().await.map_err(|error| catalog_error(&error))
+        let unlisted =
+            |error: std::io::Error| ProviderError::Storage(format!("cannot write the layout: {error}"));
+        list_in_layout(directory, name, &root).map_err(unlisted)?;
+        if !directory.join("ledger").exists() {
+            // A layout for others has no need of a place for what is unfinished.
+            let _ = fs::remove_dir(directory.join("ingest"));
+        }
+        Ok(())
     }
+}
+
+/// Refuses a directory that holds something other than a layout.
+fn refuse_strange(directory: &Path) -> Result<(), ProviderError> {
+    let is_empty = fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none());
+    if is_empty || directory.join("index.json").exists() {
+        return Ok(());
+    }
+    let message = format!("{} is neither empty nor an OCI layout", directory.display());
+    Err(ProviderError::Conflict(message))
 }
 
 /// What stands for the wanted platforms of `root`: the one image, or an index of some, which is a new document unless it is all.

@@ -36,7 +36,10 @@ impl Facade {
             Err(CatalogError::Name(_)) => None,
             Err(error) => return Err(catalog_error(&error)),
         };
-        Ok(record.and_then(name_of))
+        // What another tool has written under a digest's name may be anything.
+        let digest = name.rsplit_once('@').and_then(|(_, digest)| digest.parse::<Digest>().ok());
+        let found = record.and_then(name_of);
+        Ok(found.filter(|found| digest.is_none_or(|digest| digest == found.descriptor.digest)))
     }
 
     /// A manifest in the store needs no name to be found by its digest.

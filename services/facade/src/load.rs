@@ -38,6 +38,10 @@ impl Facade {
         options: &LoadOptions,
     ) -> Result<Vec<Loaded>, ProviderError> {
         let directory = directory.to_owned();
+        if !directory.join("index.json").is_file() {
+            let message = format!("{} is no OCI layout: it has no index.json", directory.display());
+            return Err(ProviderError::Unsupported(message));
+        }
         let archive =
             pipe::stream(move |out| pack_layout(&directory, out).map_err(|error| write_error(&error)));
         self.load(archive, options).await
@@ -48,6 +52,7 @@ impl Facade {
         archive: ByteStream,
         options: &LoadOptions,
     ) -> Result<Vec<Loaded>, ProviderError> {
+        let _hold = self.keep(None).await?;
         let mut found = self.take_in(archive).await?;
         for image in &mut found {
             image.descriptor.media_type = self.media_type(&image.descriptor).await?;
@@ -59,7 +64,7 @@ impl Facade {
             let descriptor = image.descriptor.unnamed();
             if references.is_empty() {
                 // Nothing reaches it yet: whoever loaded it has some time to give it a name.
-                let lease = self.catalog.lease(&descriptor.digest, LEASE_TTL).await;
+                let lease = self.catalog.lease(Some(&descriptor.digest), LEASE_TTL).await;
                 lease.map_err(|error| catalog_error(&error))?;
             }
             for reference in &references {
@@ -101,7 +106,14 @@ impl Facade {
         let scope = Scope::Present;
         let closure = walk(&self.blobs, root, &scope).await.map_err(|error| blob_error(&error))?;
         let what = root.digest.to_string();
-        refuse_partial(&what, &closure)
+        match refuse_partial(&what, &closure) {
+            Err(ProviderError::Partial { missing, .. }) => {
+                let first = missing.first().map(ToString::to_string).unwrap_or_default();
+                let message = format!("the archive lacks {} blobs of {what}, first {first}", missing.len());
+                Err(ProviderError::Partial { message, missing })
+            }
+            whole => whole,
+        }
     }
 }
 
@@ -110,7 +122,7 @@ fn names(found: &[Found], options: &LoadOptions) -> Result<Vec<Vec<Reference>>, 
     if let Some(name) = &options.name {
         return match found.len() {
             0 => Ok(Vec::new()),
-            1 => Ok(vec![vec![name.clone()]]),
+            1 => refuse_other(name, &found[0].descriptor.digest).map(|()| vec![vec![name.clone()]]),
             count => Err(ProviderError::InvalidReference(format!(
                 "the archive has {count} images, which cannot all be named {name}; load it without a name"
             ))),
@@ -125,6 +137,7 @@ fn names(found: &[Found], options: &LoadOptions) -> Result<Vec<Vec<Reference>>, 
                 ProviderError::InvalidReference(format!("the archive names an image {name:?}: {error}"))
             })?;
             let digest = &image.descriptor.digest;
+            refuse_other(&reference, digest)?;
             if taken.insert(reference.name(), digest).is_some_and(|other| other != digest) {
                 let message = format!("the archive gives the name {reference} to several images");
                 return Err(ProviderError::InvalidReference(message));
@@ -136,6 +149,15 @@ fn names(found: &[Found], options: &LoadOptions) -> Result<Vec<Vec<Reference>>, 
         all.push(references);
     }
     Ok(all)
+}
+
+/// A name with a digest is that digest's alone.
+fn refuse_other(name: &Reference, digest: &Digest) -> Result<(), ProviderError> {
+    if name.digest().is_none_or(|own| own == digest) {
+        return Ok(());
+    }
+    let message = format!("the archive's image is {digest}: it cannot be named {name}");
+    Err(ProviderError::InvalidReference(message))
 }
 
 /// Most tools write only a tag to a layout, which says nothing without the repository.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::TryStreamExt;
 use larder_oci::{Descriptor, Digest, Platform, PlatformSet, Reference};
 use larder_provider::{
     Audit, ByteStream, CacheProvider, Change, Cleaned, Collected, Content, ContentStore, ImageSource,
@@ -147,7 +148,7 @@ impl CacheProvider for Facade {
     }
 
     async fn clean(&self, published_only: bool) -> Result<Vec<Cleaned>, ProviderError> {
-        self.clean_names(published_only).await
+        self.cleaning(published_only).await?.try_collect().await
     }
 
     async fn collect(&self, grace: Duration, dry_run: bool) -> Result<Collected, ProviderError> {

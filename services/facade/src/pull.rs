@@ -67,6 +67,7 @@ impl Facade {
         {
             return Ok(Pulled::AlreadyPresent { root: root.clone() });
         }
+        let _hold = self.keep(None).await?;
         // What a digest names cannot have changed.
         let revalidate = options.always && reference.digest().is_none();
         let mut wanted = ImageWanted {

@@ -26,8 +26,8 @@ use crate::sbom;
 /// How long what a source reads is kept: longer than any reading takes, for a process that dies without giving it back.
 const LEASE_TTL: Duration = Duration::from_hours(24);
 
-/// Keeps what a source reads from being collected.
-struct Hold {
+/// Keeps what a source reads, or what is being written, from being collected.
+pub(crate) struct Hold {
     catalog: Catalog,
     lease: Option<LeaseId>,
     releases: TaskTracker,
@@ -95,10 +95,15 @@ impl Facade {
     }
 
     async fn hold(&self, name: String, root: &Digest) -> Result<Opened, ProviderError> {
+        let hold = Arc::new(self.keep(Some(root)).await?);
+        Ok(Opened { blobs: self.blobs.clone(), name, _hold: hold })
+    }
+
+    /// Keeps `root`, or without one all that is written from now on.
+    pub(crate) async fn keep(&self, root: Option<&Digest>) -> Result<Hold, ProviderError> {
         let lease = self.catalog.lease(root, LEASE_TTL).await.map_err(|error| catalog_error(&error))?;
         let (catalog, releases) = (self.catalog.clone(), self.releases.clone());
-        let hold = Arc::new(Hold { catalog, lease: Some(lease), releases, runtime: Handle::current() });
-        Ok(Opened { blobs: self.blobs.clone(), name, _hold: hold })
+        Ok(Hold { catalog, lease: Some(lease), releases, runtime: Handle::current() })
     }
 }
 
@@ -201,6 +206,15 @@ impl Opened {
             Err(larder_blobs::BlobError::NotFound(_)) => Err(partial(typed, std::slice::from_ref(digest))),
             read => read.map_err(|error| blob_error(&error)),
         }
+    }
+
+    /// The name for an archive: as given, for some tools know tags alone.
+    fn archive_name(&self, name: Option<&str>) -> Result<String, ProviderError> {
+        let text = name.unwrap_or(&self.name);
+        if name.is_some() {
+            text.parse::<Reference>().map_err(|error| invalid(&error))?;
+        }
+        Ok(text.to_owned())
     }
 
     /// Refuses what is not all there, before anything is written.
@@ -313,7 +327,7 @@ impl ImageSource for OneImage {
     }
 
     async fn oci_tar_reader(&self, name: Option<&str>) -> Result<ByteStream, ProviderError> {
-        let name = self.name(name)?;
+        let name = self.opened.archive_name(name)?;
         let mut blobs = vec![self.descriptor.clone()];
         blobs.extend(self.blobs());
         self.opened.refuse_missing(&blobs).await?;
@@ -393,7 +407,7 @@ impl IndexSource for WholeIndex {
     }
 
     async fn oci_tar_reader(&self, name: Option<&str>) -> Result<ByteStream, ProviderError> {
-        let name = name.unwrap_or(&self.opened.name).to_owned();
+        let name = self.opened.archive_name(name)?;
         let mut closure = self.closure().await?;
         let document = self.opened.document(&self.opened.name, &self.descriptor).await?;
         let kept: Vec<Digest> = closure.blobs.iter().map(|blob| blob.digest.clone()).collect();

@@ -65,6 +65,11 @@ impl Facade {
                 return Err(ProviderError::InvalidReference(message));
             }
         };
+        if to.digest().is_some_and(|digest| *digest != found.descriptor.digest) {
+            let message =
+                format!("{to} names another digest than {}; push it to a tag", found.descriptor.digest);
+            return Err(ProviderError::InvalidReference(message));
+        }
         let wanted = PushWanted {
             root: found.descriptor.unnamed(),
             mount_from: self.siblings(own.ok(), &to).await?,

@@ -44,6 +44,14 @@ pub enum IndexError {
         /// The index.
         digest: Digest,
     },
+    /// What is to get the name was deleted meanwhile.
+    #[error("{} blobs of {name} were deleted before it got its name, first {}; try again", missing.len(), missing[0])]
+    Vanished {
+        /// The name.
+        name: String,
+        /// What is missing.
+        missing: Vec<Digest>,
+    },
     /// An index cannot be read or written.
     #[error("cannot read or write the index of {name}")]
     Store {
@@ -79,6 +87,7 @@ impl IndexError {
                 CatalogError::Name(_) => ReasonKind::Invalid,
                 _ => ReasonKind::Storage,
             },
+            Self::Vanished { .. } => ReasonKind::Incomplete,
             Self::Local { .. } => ReasonKind::Conflict,
             Self::Merge { source: OciError::NotAnIndex(_) | OciError::Empty, .. } | Self::Cycle { .. } => {
                 ReasonKind::WrongKind
@@ -101,6 +110,11 @@ impl From<IndexError> for Failure {
             | IndexError::Store { source: BlobError::Objects { .. }, .. } => Some(Duration::from_secs(1)),
             _ => None,
         };
-        Self { reason: Reason::of(error.kind(), &error), retry_after }
+        let reason = Reason::of(error.kind(), &error);
+        let reason = match &error {
+            IndexError::Vanished { missing, .. } => reason.with_missing(missing),
+            _ => reason,
+        };
+        Self { reason, retry_after }
     }
 }

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use actix::{Context, Handler};
+use larder_blobs::closure::{Scope, walk};
 use larder_catalog::{CatalogError, Origin, Record};
 use larder_messages::{ImageIndexed, ImageVerified, Naming};
 use larder_oci::{Descriptor, Digest, Document, Expected, Kind, OnLocal, merge, overlay};
@@ -35,9 +36,26 @@ impl Handler<Index> for Indexer {
         on_pool(async move {
             let name = verified.reference.name();
             let _turn = ports.turns.of(&name).await;
+            // What the verifier has seen may have been deleted since, and from here on is not.
+            let _still =
+                ports.catalog.keep_still().await.map_err(|source| IndexError::catalog(&name, source))?;
+            ports.refuse_vanished(&name, &verified).await?;
             verified.root = Change { ports: &ports, name: &name }.settle(&verified).await?;
             Ok(Says::default().news(&ImageIndexed::from(verified)))
         })
+    }
+}
+
+impl Ports {
+    async fn refuse_vanished(&self, name: &str, verified: &ImageVerified) -> Result<(), IndexError> {
+        let scope = if verified.sparse { Scope::Present } else { Scope::Wanted(&verified.platforms) };
+        let walked = walk(&self.blobs, &verified.root, &scope).await;
+        let closure = walked.map_err(|source| IndexError::Store { name: name.to_owned(), source })?;
+        if closure.missing.is_empty() && !closure.is_hollow() {
+            return Ok(());
+        }
+        let missing = if closure.missing.is_empty() { closure.absent } else { closure.missing };
+        Err(IndexError::Vanished { name: name.to_owned(), missing })
     }
 }
 

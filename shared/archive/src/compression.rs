@@ -12,6 +12,8 @@ pub(crate) const MAGIC_BYTES: usize = 4;
 pub(crate) enum Compression {
     Gzip,
     Zstd,
+    /// Begins like something else that compresses, unless it is a plain archive whose first name begins so.
+    Foreign(&'static str),
     None,
 }
 
@@ -22,11 +24,25 @@ impl Compression {
             [0x1f, 0x8b, ..] => Self::Gzip,
             // The second is a skippable frame, with which a zstd stream may begin.
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            [0xfd, b'7', b'z', b'X', ..] => Self::Foreign("xz"),
+            [b'B', b'Z', b'h', ..] => Self::Foreign("bzip2"),
+            [0x04, 0x22, 0x4d, 0x18, ..] => Self::Foreign("lz4"),
+            [b'L', b'Z', b'I', b'P', ..] => Self::Foreign("lzip"),
+            [0x5d, 0, 0, ..] => Self::Foreign("lzma"),
+            [0x1f, 0x9d | 0xa0, ..] => Self::Foreign("compress"),
+            [b'P', b'K', 3, 4, ..] => Self::Foreign("zip"),
+            [b'7', b'z', 0xbc, 0xaf, ..] => Self::Foreign("7z"),
             _ => Self::None,
         }
     }
 
-    /// Inflates `stream`; a zstd frame may ask for a window of the power of two below `zstd_window_bytes_max`, in bytes.
+    /// Whether it is one that is inflated here.
+    pub(crate) fn is_inflated(self) -> bool {
+        matches!(self, Self::Gzip | Self::Zstd)
+    }
+
+    /// Inflates `stream`, which is taken for plain if it is compressed otherwise; a zstd frame may ask for a window of the power of
+    /// two below `zstd_window_bytes_max`, in bytes.
     pub(crate) fn inflate<'a>(
         mut stream: impl Read + 'a,
         zstd_window_bytes_max: u64,
@@ -42,7 +58,7 @@ impl Compression {
                 decoder.window_log_max(zstd_window_bytes_max.max(1).ilog2())?;
                 Box::new(decoder)
             }
-            Self::None => Box::new(whole),
+            Self::Foreign(_) | Self::None => Box::new(whole),
         };
         Ok((compression, inflated))
     }

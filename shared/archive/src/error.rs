@@ -23,6 +23,29 @@ pub enum ArchiveError {
         /// Where this was noticed.
         source: io::Error,
     },
+    /// The stream is no tar archive from its very beginning.
+    #[error("this is no tar archive")]
+    NotTar,
+    /// What should be the header of an entry is none.
+    #[error("malformed header of the entry behind {behind:?}")]
+    Header {
+        /// The name of the entry before, at most 256 characters of it.
+        behind: String,
+    },
+    /// The archive or a layer is compressed, and not with what can be inflated.
+    #[error("{what} is not supported; use gzip, zstd or plain")]
+    Compression {
+        /// What it is compressed with.
+        what: &'static str,
+    },
+    /// An entry cannot be read.
+    #[error("cannot read entry {name:?} of the archive")]
+    Within {
+        /// The name of the entry, at most 256 characters of it.
+        name: String,
+        /// What is wrong with it.
+        source: Box<ArchiveError>,
+    },
     /// The archive has more of something than the limits allow.
     #[error("the archive has more than {max} {what}")]
     TooMuch {
@@ -57,7 +80,8 @@ pub enum ArchiveError {
         /// The name of the entry.
         name: &'static str,
     },
-    /// `index.json` is no index, or an image of `manifest.json` cannot be described by a manifest.
+    /// `index.json` is no index, an image of `manifest.json` cannot be described by a manifest, or its configuration has malformed
+    /// digests.
     #[error("invalid {name} in the archive")]
     Document {
         /// The name of the entry.
@@ -80,6 +104,43 @@ pub enum ArchiveError {
     /// The archive was written by docker before version 1.10.
     #[error("unsupported archive: it has no manifest.json; save the image again with a current docker")]
     Legacy,
+    /// The archive is none of images.
+    #[error("no OCI layout and no docker save")]
+    Unknown,
+    /// `manifest.json` names as a configuration what is none, or one beyond the limits.
+    #[error("{name:?} is no image configuration")]
+    NotAConfig {
+        /// The name of the entry, at most 256 characters of it.
+        name: String,
+    },
+    /// `manifest.json` and a configuration differ in how many layers there are.
+    #[error("manifest.json lists {listed} layers, {name:?} {configured}")]
+    LayerCount {
+        /// The name of the entry that is the configuration, at most 256 characters of it.
+        name: String,
+        /// How many `manifest.json` lists.
+        listed: usize,
+        /// How many the configuration has.
+        configured: usize,
+    },
+    /// A layer does not inflate to what the configuration says.
+    #[error("layer {name:?} holds {got} instead of {want}")]
+    LayerContent {
+        /// The name of the entry, at most 256 characters of it.
+        name: String,
+        /// What the configuration says.
+        want: Digest,
+        /// What it inflates to.
+        got: Digest,
+    },
+    /// A layer does not inflate.
+    #[error("cannot inflate layer {name:?}")]
+    Inflate {
+        /// The name of the entry, at most 256 characters of it.
+        name: String,
+        /// The cause.
+        source: io::Error,
+    },
     /// A file of the archive was read, and not taken.
     #[error("cannot store {name:?}")]
     Store {
@@ -160,12 +221,22 @@ impl ArchiveError {
     /// Whether the archive or a layer is of a kind or a size, or has an entry, that is not taken, though every byte of it is as it was
     /// made.
     pub fn is_unsupported(&self) -> bool {
-        matches!(self, Self::Legacy | Self::TooMuch { .. } | Self::Limit { .. } | Self::Entry { .. })
+        match self {
+            Self::Within { source, .. } => source.is_unsupported(),
+            Self::Legacy
+            | Self::Unknown
+            | Self::Compression { .. }
+            | Self::TooMuch { .. }
+            | Self::Limit { .. }
+            | Self::Entry { .. } => true,
+            _ => false,
+        }
     }
 
     /// Whether the bytes of the archive or of a layer are to blame, and not where they came from or went to.
     pub fn is_integrity(&self) -> bool {
         match self {
+            Self::Within { source, .. } => source.is_integrity(),
             // What a system call fails with says nothing of the bytes.
             Self::Unreadable { source } | Self::Read { source, .. } => source.raw_os_error().is_none(),
             Self::Store { .. } | Self::Write { .. } => false,
@@ -174,11 +245,27 @@ impl ArchiveError {
     }
 
     pub(crate) fn entry(layer: &Digest, name: &[u8], fault: EntryFault) -> Self {
-        let name = String::from_utf8_lossy(name).chars().take(256).collect();
-        Self::Entry { layer: layer.clone(), name, fault }
+        Self::Entry { layer: layer.clone(), name: shown(&String::from_utf8_lossy(name)), fault }
+    }
+
+    /// The same, in an entry that is called `name`; those that name an entry stay as they are.
+    pub(crate) fn within(self, name: &str) -> Self {
+        match self {
+            Self::Unreadable { .. }
+            | Self::Truncated { .. }
+            | Self::TooMuch { .. }
+            | Self::Bomb { .. }
+            | Self::Compression { .. } => Self::Within { name: shown(name), source: Box::new(self) },
+            named => named,
+        }
     }
 
     pub(crate) fn limit(layer: &Digest, what: &'static str, max: u64) -> Self {
         Self::Limit { layer: layer.clone(), what, max }
     }
+}
+
+/// As much of the name of an entry as a message holds.
+pub(crate) fn shown(name: &str) -> String {
+    name.chars().take(256).collect()
 }

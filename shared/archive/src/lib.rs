@@ -18,7 +18,7 @@ mod unpack;
 pub use docker::DockerArchive;
 pub use error::ArchiveError;
 pub use flatten::{EntryFault, FlattenLimits, Layer, Layers, flatten};
-pub use layout::pack_layout;
+pub use layout::{list_in_layout, pack_layout};
 pub use oci::OciArchive;
 pub use unpack::{Found, Sink, UnpackLimits, unpack};
 

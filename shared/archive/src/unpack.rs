@@ -9,6 +9,7 @@ mod saved;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 use std::io::{self, Read};
 
@@ -19,6 +20,7 @@ use self::content::Content;
 use self::gathered::{Gathered, Role};
 use self::stream::{Stream, Watch};
 use crate::ArchiveError;
+use crate::error::shown;
 
 /// Who takes what an archive holds.
 pub trait Sink {
@@ -57,15 +59,15 @@ pub struct UnpackLimits {
     pub names_bytes_max: u64,
     /// The bytes of the headers of one entry; 1 MiB.
     pub header_bytes_max: u64,
-    /// The bytes of `index.json` and of `manifest.json`; 4 MiB, as of a manifest.
+    /// The bytes of `index.json`, of `manifest.json`, and of a configuration that docker saved; 4 MiB, as of a manifest.
     pub index_bytes_max: u64,
     /// The bytes of one blob; 128 GiB.
     pub blob_bytes_max: u64,
     /// The bytes behind the end of the archive; 16 MiB.
     pub trailing_bytes_max: u64,
-    /// The bytes a compressed archive may inflate to, as a multiple of its own; 100.
+    /// The bytes a compressed archive may inflate to, as a multiple of its own, and all layers that docker saved of theirs; 100.
     pub ratio_max: u64,
-    /// The bytes a compressed archive may inflate to whatever the ratio; 64 MiB.
+    /// The bytes either may inflate to whatever the ratio; 64 MiB.
     pub ratio_floor_bytes: u64,
     /// The window a zstd frame may ask for, in bytes, taken as the power of two below; 8 MiB.
     pub zstd_window_bytes_max: u64,
@@ -89,13 +91,16 @@ impl Default for UnpackLimits {
 }
 
 /// Reads an archive to its end, hands its blobs to `sink` in its order, and returns the images it lists in their order; none when
-/// it lists none. The stream may be compressed with gzip or zstd. What the images consist of besides is for the caller to check:
-/// their blobs may have been there before.
+/// it is an OCI image layout that lists none. Each layer of an image that docker saved inflates to what the configuration says.
+/// The stream may be compressed with gzip or zstd. What the images consist of besides is for the caller to check: their blobs may have been there before.
 ///
 /// # Errors
 /// [`ArchiveError::Unreadable`] and [`ArchiveError::Truncated`]; [`ArchiveError::TooMuch`] and [`ArchiveError::Bomb`] beyond
 /// `limits`; [`ArchiveError::Store`] when `sink` refuses something; [`ArchiveError::Legacy`] for archives of docker before 1.10;
-/// and those of an archive that contradicts itself. Errors of the stream and of `sink` are kept as sources. Blobs that came before the fault stay with `sink`.
+/// [`ArchiveError::NotTar`], [`ArchiveError::Compression`] and [`ArchiveError::Unknown`] for what is no archive of images;
+/// [`ArchiveError::LayerContent`], [`ArchiveError::LayerCount`], [`ArchiveError::Inflate`] and [`ArchiveError::NotAConfig`] for what
+/// docker cannot have saved; [`ArchiveError::Within`] where an entry is to blame; and those of an archive that contradicts itself.
+/// Errors of the stream and of `sink` are kept as sources. Blobs that came before the fault stay with `sink`.
 pub fn unpack(
     stream: impl Read,
     sink: &mut dyn Sink,
@@ -107,7 +112,7 @@ pub fn unpack(
     let mut gathered = Gathered::new(limits);
     let mut entries = archive.entries().map_err(|error| watch.fault(error))?;
     while let Some(mut entry) = watch.next_entry(&mut entries)? {
-        take(&mut entry, sink, &mut gathered, &watch)?;
+        take(&mut entry, sink, &mut gathered, &watch).map_err(|error| watch.within(error))?;
     }
     watch.expect_end()?;
     let trailing_bytes_max = limits.trailing_bytes_max;
@@ -128,26 +133,37 @@ fn take<R: Read>(
     let name = gathered.name(&entry.path_bytes())?;
     let kind = entry.header().entry_type();
     let role = if kind.is_dir() { Role::Nothing } else { Role::of(&name)? };
+    gathered.note(&role);
     let is_link = kind.is_symlink() || kind.is_hard_link();
     match role {
         Role::Part if is_link => gathered.link(name, kind, entry.link_name_bytes().as_deref())?,
-        Role::Nothing | Role::Legacy => gathered.is_legacy |= matches!(role, Role::Legacy),
-        _ if !(kind.is_file() || kind.is_contiguous()) => return Err(ArchiveError::NotAFile { name }),
+        Role::Nothing | Role::Legacy | Role::Layout => {}
+        _ if !(kind.is_file() || kind.is_contiguous()) => {
+            return Err(ArchiveError::NotAFile { name: shown(&name) });
+        }
         Role::Index | Role::List => {
-            let mut content = Content::of(entry, gathered.limits.index_bytes_max, "bytes of one index")?;
+            let mut content =
+                Content::of(entry, gathered.limits.index_bytes_max, "bytes of one index", watch)?;
             let bytes = content.whole(watch)?;
             gathered.list(matches!(role, Role::Index), bytes)?;
         }
         Role::Blob(digest) => {
-            let mut content = Content::of(entry, gathered.limits.blob_bytes_max, "bytes of one blob")?;
+            let mut content = Content::of(entry, gathered.limits.blob_bytes_max, "bytes of one blob", watch)?;
             let size = content.left();
+            // Its digest proves a layer already, and inflating one twice costs more than all the rest; a configuration is small.
+            if size <= gathered.limits.index_bytes_max {
+                content.witness(gathered);
+            }
             content.store(&name, watch, |content| sink.blob(&digest, size, content))?;
-            gathered.part(name, digest, size, content.compression())?;
+            let part = content.part(digest, size, &mut gathered.spent);
+            gathered.part(name, part)?;
         }
         Role::Part => {
-            let mut content = Content::of(entry, gathered.limits.blob_bytes_max, "bytes of one blob")?;
+            let mut content = Content::of(entry, gathered.limits.blob_bytes_max, "bytes of one blob", watch)?;
+            content.witness(gathered);
             let (digest, size) = content.store(&name, watch, |content| sink.draft(content))?;
-            gathered.part(name, digest, size, content.compression())?;
+            let part = content.part(digest, size, &mut gathered.spent);
+            gathered.part(name, part)?;
         }
     }
     // What nobody wants is passed over here, where its length is not that of a header.

@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use crate::CatalogError;
 use crate::ledger::{self, Change, FOLDER, Record, Step};
 use adopt::REWRITES_MAX;
-use file::{Lock, failed, replace, sync_folder};
+pub(crate) use file::Lock;
+use file::{failed, replace, sync_folder};
 use foreign::Foreign;
 use journal::{Journal, Pending};
 use records::Records;
@@ -88,6 +89,12 @@ impl Directory {
     /// Held by whoever writes the view; taken before the lock of the journal.
     fn lock(&self) -> Result<Lock, CatalogError> {
         Lock::take(&self.root.join("ledger").join("lock"))
+    }
+
+    /// Parts those who give names from the one who deletes what has none.
+    pub(crate) fn still(&self, alone: bool) -> Result<Lock, CatalogError> {
+        let path = self.root.join("ledger").join("collect.lock");
+        if alone { Lock::take(&path) } else { Lock::share(&path) }
     }
 
     fn adopt_if_foreign(&self) -> Result<(), CatalogError> {

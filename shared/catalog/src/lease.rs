@@ -29,13 +29,15 @@ impl fmt::Display for LeaseId {
     }
 }
 
-/// A promise that what hangs on `root` is not evicted.
+/// A promise that something is not evicted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// Which one.
     pub id: LeaseId,
-    /// The manifest or blob in use.
-    pub root: Digest,
+    /// The manifest or blob in use, with all that hangs on it; without one, every blob that was written or relied on since.
+    pub root: Option<Digest>,
+    /// When it began, in milliseconds since 1970 by the clock of the process that took it.
+    pub since_ms: u64,
     /// When it ends, in milliseconds since 1970 by the clock of the process that took it.
     pub until_ms: u64,
 }
@@ -51,14 +53,16 @@ impl Leases {
         Self { store, read_only }
     }
 
-    pub(crate) async fn take(&self, root: &Digest, ttl: Duration) -> Result<LeaseId, CatalogError> {
+    pub(crate) async fn take(&self, root: Option<&Digest>, ttl: Duration) -> Result<LeaseId, CatalogError> {
         let id = LeaseId(Uuid::now_v7());
         // Nothing is evicted where nothing can be written.
         if self.read_only {
             return Ok(id);
         }
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        let lease = Lease { id: id.clone(), root: root.clone(), until_ms: now_ms().saturating_add(ttl_ms) };
+        let since_ms = now_ms();
+        let until_ms = since_ms.saturating_add(ttl_ms);
+        let lease = Lease { id: id.clone(), root: root.cloned(), since_ms, until_ms };
         let json = serde_json::to_vec(&lease).expect("a lease is plain data");
         let path = path_of(&id);
         self.store.put(&path, json.into()).await.map_err(|source| failed("write", &path, source))?;

@@ -195,13 +195,37 @@ impl Catalog {
         }
     }
 
-    /// Keeps what hangs on `root` from being evicted for `ttl`, or until [`Catalog::release`]. In a read-only directory, where
-    /// nothing is evicted, it only gives an id.
+    /// Keeps what hangs on `root`, or without one all that is written or relied on from now on, from being evicted for `ttl`, or
+    /// until [`Catalog::release`]. In a read-only directory, where nothing is evicted, it only gives an id.
     ///
     /// # Errors
     /// [`CatalogError::Objects`].
-    pub async fn lease(&self, root: &Digest, ttl: Duration) -> Result<LeaseId, CatalogError> {
+    pub async fn lease(&self, root: Option<&Digest>, ttl: Duration) -> Result<LeaseId, CatalogError> {
         self.leases.take(root, ttl).await
+    }
+
+    /// Held while a name is given to what was found whole: nothing is deleted meanwhile, by no process that shares the directory.
+    /// Object stores have no such lock; there only the grace of a collection parts the two.
+    ///
+    /// # Errors
+    /// [`CatalogError::Disk`].
+    pub async fn keep_still(&self) -> Result<Still, CatalogError> {
+        self.still(false).await
+    }
+
+    /// Held while blobs are deleted: no name is given meanwhile, as [`Catalog::keep_still`] has it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Disk`].
+    pub async fn keep_others_still(&self) -> Result<Still, CatalogError> {
+        self.still(true).await
+    }
+
+    async fn still(&self, alone: bool) -> Result<Still, CatalogError> {
+        Ok(Still(match &self.names {
+            Names::Directory(followed) => Some(followed.run(move |directory| directory.still(alone)).await?),
+            Names::Objects(_) => None,
+        }))
     }
 
     /// Ends a lease; one that has ended stays so.
@@ -220,6 +244,9 @@ impl Catalog {
         self.leases.all().await
     }
 }
+
+/// What [`Catalog::keep_still`] gives; ends when dropped.
+pub struct Still(#[expect(dead_code, reason = "it holds a lock")] Option<directory::Lock>);
 
 impl Followed {
     async fn run<T: Send + 'static>(

@@ -199,14 +199,17 @@ async fn listing_is_ordered_and_says_what_resolving_says(catalog: &Catalog, othe
 async fn lease_holds_until_it_is_released_or_ends(catalog: &Catalog, other: &Catalog, seed: &str) {
     let roots = ["held", "released", "ended"].map(|what| descriptor(&format!("{seed}-{what}")).digest);
     let hour = Duration::from_hours(1);
-    let held = catalog.lease(&roots[0], hour).await.expect("lease");
-    let released = catalog.lease(&roots[1], hour).await.expect("lease");
-    let ended = catalog.lease(&roots[2], Duration::ZERO).await.expect("lease");
+    let held = catalog.lease(Some(&roots[0]), hour).await.expect("lease");
+    let released = catalog.lease(Some(&roots[1]), hour).await.expect("lease");
+    let ended = catalog.lease(Some(&roots[2]), Duration::ZERO).await.expect("lease");
     assert!(held < released && released < ended);
     other.release(&released).await.expect("release");
     for _ in 0..2 {
         let leases = other.leases().await.expect("leases");
-        let of_ours: Vec<_> = leases.iter().filter(|lease| roots.contains(&lease.root)).collect();
+        let of_ours: Vec<_> = leases
+            .iter()
+            .filter(|lease| lease.root.as_ref().is_some_and(|root| roots.contains(root)))
+            .collect();
         assert_eq!(of_ours.iter().map(|lease| &lease.id).collect::<Vec<_>>(), [&held]);
         assert!(of_ours[0].until_ms > 0);
     }

@@ -27,6 +27,9 @@ pub(crate) async fn export(
     format: Format,
     wish: Wish,
 ) -> Result<(), Failure> {
+    if format == Format::Filesystem && wish.as_name.is_some() {
+        return Err(Failure::usage("a filesystem has no name: leave --name out"));
+    }
     let output = wish.output.as_path();
     let to_stdout = output == Path::new("-");
     if to_stdout && format == Format::Layout {

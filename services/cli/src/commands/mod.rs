@@ -31,11 +31,16 @@ pub(crate) async fn run(cli: Cli, config: Config) -> Result<(), Failure> {
         return completions(shell);
     }
     let process = Process::for_command(&config).await?;
+    let pulls = matches!(cli.command, Command::Pull { .. });
     let work = command(cli.command, screen, &process);
     let done = tokio::select! {
         done = work => done,
         () = told_to_end() => Err(Failure {
-            message: "interrupted; what is complete is kept, and the same command goes on from there".to_owned(),
+            message: if pulls {
+                "interrupted; what is complete is kept, and the same command goes on from there".to_owned()
+            } else {
+                "interrupted".to_owned()
+            },
             kind: Kind::Interrupted,
         }),
     };

@@ -1,5 +1,6 @@
 //! `index`, `tag`, `rm` and `clean`.
 
+use futures::TryStreamExt;
 use larder_facade::Facade;
 use larder_provider::{CacheProvider, Cleaned, Name, WriteOptions};
 use serde::Serialize;
@@ -60,7 +61,8 @@ pub(crate) async fn tag(facade: &Facade, screen: Screen, source: &str, target: &
 }
 
 pub(crate) async fn clean(facade: &Facade, screen: Screen, published_only: bool) -> Result<(), Failure> {
-    for cleaned in facade.clean(published_only).await? {
+    let mut cleaning = std::pin::pin!(facade.cleaning(published_only).await?);
+    while let Some(cleaned) = cleaning.try_next().await? {
         screen.result(&cleaned, || match &cleaned {
             Cleaned::Removed { name } => format!("removed  {name}"),
             Cleaned::Kept { name, reason } => format!("kept     {name}  ({reason})"),

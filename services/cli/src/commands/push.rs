@@ -21,8 +21,12 @@ pub(crate) async fn push(
     }
     let mut failed: Option<Failure> = None;
     for name in names {
+        let local = facade.find_descriptor(name).await?;
         match facade.push(name, options).await {
-            Ok(pushed) => report(screen, &pushed)?,
+            Ok(pushed) => {
+                let same = local.is_none_or(|local| local.descriptor.digest == pushed.root.digest);
+                report(screen, &pushed, same)?;
+            }
             Err(error) => {
                 if let Some(earlier) = failed.replace(error.into()) {
                     screen.failed(&earlier);
@@ -33,18 +37,21 @@ pub(crate) async fn push(
     failed.map_or(Ok(()), Err)
 }
 
-fn report(screen: Screen, pushed: &Pushed) -> Result<(), Failure> {
+fn report(screen: Screen, pushed: &Pushed, same: bool) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Line<'a> {
         event: &'static str,
         #[serde(flatten)]
         pushed: &'a Pushed,
     }
-    screen.note(&summary(pushed));
+    screen.note(&summary(pushed, same));
     screen.result(&Line { event: "pushed", pushed }, || format!("{}  {}", pushed.to, pushed.root.digest))
 }
 
-fn summary(pushed: &Pushed) -> String {
+fn summary(pushed: &Pushed, same: bool) -> String {
+    if pushed.skipped && !same {
+        return format!("left alone: {} is something else there", pushed.to);
+    }
     if pushed.skipped && pushed.tags.is_empty() {
         return "nothing was sent: the registry has this name".to_owned();
     }

@@ -2,15 +2,24 @@
 
 use std::io::{self, Read};
 
+use larder_oci::Digest;
+
+use super::gathered::Gathered;
+use super::saved::Part;
 use super::stream::Watch;
+use super::witness::{Spent, Witness};
 use crate::ArchiveError;
 use crate::compression::{Compression, MAGIC_BYTES};
+use crate::error::shown;
 
-/// Keeps apart who failed, the archive or who takes its content, and remembers how the content begins.
+/// Keeps apart who failed, the archive or who takes its content, and has a witness see it.
 pub(super) struct Content<R> {
     inner: R,
     left: u64,
+    /// How it begins, and how much of that was read once more.
     magic: Vec<u8>,
+    magic_read: usize,
+    witness: Witness,
     failure: Option<io::Error>,
 }
 
@@ -19,12 +28,16 @@ impl<'a, 'b, R: Read> Content<&'b mut tar::Entry<'a, R>> {
         entry: &'b mut tar::Entry<'a, R>,
         bytes_max: u64,
         what: &'static str,
+        watch: &Watch,
     ) -> Result<Self, ArchiveError> {
         let left = entry.size();
         if left > bytes_max {
             return Err(ArchiveError::TooMuch { what, max: bytes_max });
         }
-        Ok(Self { inner: entry, left, magic: Vec::with_capacity(MAGIC_BYTES), failure: None })
+        let mut magic = Vec::with_capacity(MAGIC_BYTES);
+        let begun = entry.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut magic);
+        begun.map_err(|error| watch.fault(error))?;
+        Ok(Self { inner: entry, left, magic, magic_read: 0, witness: Witness::Idle, failure: None })
     }
 }
 
@@ -34,9 +47,17 @@ impl<R: Read> Content<R> {
         self.left
     }
 
-    /// What it is compressed with, once it was read.
-    pub(super) fn compression(&self) -> Compression {
-        Compression::of(&self.magic)
+    /// Has it looked into while it is read, as far as that can matter.
+    pub(super) fn witness(&mut self, gathered: &Gathered<'_>) {
+        if gathered.may_be_saved() {
+            self.witness = Witness::begin(&self.magic, self.left, gathered.limits, gathered.spent);
+        }
+    }
+
+    /// What is known of it, once it was read and stored.
+    pub(super) fn part(self, digest: Digest, size: u64, spent: &mut Spent) -> Part {
+        let seen = self.witness.end(spent);
+        Part { digest, size, compression: Compression::of(&self.magic), seen }
     }
 
     pub(super) fn whole(&mut self, watch: &Watch) -> Result<Vec<u8>, ArchiveError> {
@@ -55,7 +76,7 @@ impl<R: Read> Content<R> {
         if let Some(failure) = self.failure.take() {
             return Err(watch.fault(failure));
         }
-        let stored = stored.map_err(|source| ArchiveError::Store { name: name.to_owned(), source })?;
+        let stored = stored.map_err(|source| ArchiveError::Store { name: shown(name), source })?;
         io::copy(self, &mut io::sink()).map_err(|error| self.fault(error, watch))?;
         Ok(stored)
     }
@@ -76,14 +97,21 @@ impl<R: Read> Read for Content<R> {
         if self.left == 0 || buffer.is_empty() {
             return Ok(0);
         }
-        let count = match self.inner.read(buffer) {
+        let mut begun = &self.magic[self.magic_read..];
+        let read = match begun.read(buffer)? {
+            0 => self.inner.read(buffer),
+            count => {
+                self.magic_read += count;
+                Ok(count)
+            }
+        };
+        let count = match read {
             Ok(0) => return Err(self.fail(io::ErrorKind::UnexpectedEof.into())),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             Err(error) => return Err(self.fail(error)),
         };
-        let missing = (MAGIC_BYTES - self.magic.len()).min(count);
-        self.magic.extend_from_slice(&buffer[..missing]);
+        self.witness.see(&buffer[..count]);
         self.left -= count as u64;
         Ok(count)
     }

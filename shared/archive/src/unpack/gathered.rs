@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use larder_oci::{Digest, Document, Kind, OciError};
 
 use super::saved::{self, Part};
+use super::witness::Spent;
 use super::{Found, Sink, UnpackLimits};
-use crate::compression::Compression;
+use crate::error::shown;
 use crate::{ArchiveError, CONTAINERD_NAME_ANNOTATION, NAME_ANNOTATION};
 
 /// What an entry is for, going by its name.
@@ -19,6 +20,8 @@ pub(super) enum Role {
     Blob(Digest),
     /// A configuration or layer that docker's list may name.
     Part,
+    /// `oci-layout`, which says that this is an OCI image layout.
+    Layout,
     /// What only archives of old versions of docker need.
     Legacy,
     /// Nothing that is known.
@@ -30,12 +33,13 @@ impl Role {
         let components: Vec<&str> = name.split('/').collect();
         Ok(match components[..] {
             ["index.json"] => Self::Index,
+            ["oci-layout"] => Self::Layout,
             ["manifest.json"] => Self::List,
             ["repositories"] | [_, "json" | "VERSION"] => Self::Legacy,
             ["blobs", algorithm, file] => match format!("{algorithm}:{file}").parse() {
                 Ok(digest) => Self::Blob(digest),
                 Err(_) if is_part(file) => Self::Part,
-                Err(source) => return Err(ArchiveError::Misnamed { name: name.to_owned(), source }),
+                Err(source) => return Err(ArchiveError::Misnamed { name: shown(name), source }),
             },
             [_, "layer.tar"] => Self::Part,
             [file] if is_part(file) => Self::Part,
@@ -51,7 +55,10 @@ fn is_part(file: &str) -> bool {
 
 pub(super) struct Gathered<'a> {
     pub(super) limits: &'a UnpackLimits,
-    pub(super) is_legacy: bool,
+    /// What was spent on looking into parts.
+    pub(super) spent: Spent,
+    is_legacy: bool,
+    is_layout: bool,
     index: Option<Vec<u8>>,
     list: Option<Vec<u8>>,
     parts: HashMap<String, Part>,
@@ -63,7 +70,9 @@ impl<'a> Gathered<'a> {
     pub(super) fn new(limits: &'a UnpackLimits) -> Self {
         Self {
             limits,
+            spent: Spent::default(),
             is_legacy: false,
+            is_layout: false,
             index: None,
             list: None,
             parts: HashMap::new(),
@@ -96,16 +105,22 @@ impl<'a> Gathered<'a> {
     }
 
     /// Remembers what was stored of an entry.
-    pub(super) fn part(
-        &mut self,
-        name: String,
-        digest: Digest,
-        size: u64,
-        compression: Compression,
-    ) -> Result<(), ArchiveError> {
-        self.remember(name.len())?;
-        self.parts.insert(name, Part { digest, size, compression });
+    pub(super) fn part(&mut self, name: String, part: Part) -> Result<(), ArchiveError> {
+        let diff_ids = part.seen.diff_ids.iter().flatten().map(String::len);
+        self.remember(name.len() + diff_ids.sum::<usize>())?;
+        self.parts.insert(name, part);
         Ok(())
+    }
+
+    /// Remembers of which kind the archive seems to be.
+    pub(super) fn note(&mut self, role: &Role) {
+        self.is_legacy |= matches!(role, Role::Legacy);
+        self.is_layout |= matches!(role, Role::Layout | Role::Blob(_));
+    }
+
+    /// Whether `manifest.json` may count, so that what it names must be looked into.
+    pub(super) fn may_be_saved(&self) -> bool {
+        self.index.is_none()
     }
 
     /// Remembers that an entry is a link. One that leads out of the archive leads nowhere.
@@ -144,7 +159,8 @@ impl<'a> Gathered<'a> {
             (Some(index), _) => indexed(index),
             (None, Some(list)) => saved::images(&list, &self.parts, &self.links, sink),
             (None, None) if self.is_legacy => Err(ArchiveError::Legacy),
-            (None, None) => Ok(Vec::new()),
+            (None, None) if self.is_layout => Ok(Vec::new()),
+            (None, None) => Err(ArchiveError::Unknown),
         }
     }
 }

@@ -27,16 +27,26 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), CatalogError> {
 }
 
 /// Held by whoever may write; released when dropped.
-pub(super) struct Lock(#[expect(dead_code, reason = "the lock lives as long as the file is open")] File);
+pub(crate) struct Lock(#[expect(dead_code, reason = "the lock lives as long as the file is open")] File);
 
 impl Lock {
     /// Waits for its turn.
     pub(super) fn take(path: &Path) -> Result<Self, CatalogError> {
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).open(path);
-        let file = file.map_err(failed("open", path))?;
+        let file = Self::open(path)?;
         file.lock().map_err(failed("lock", path))?;
         Ok(Self(file))
+    }
+
+    /// Waits until nobody holds it alone; others may hold it with us.
+    pub(super) fn share(path: &Path) -> Result<Self, CatalogError> {
+        let file = Self::open(path)?;
+        file.lock_shared().map_err(failed("lock", path))?;
+        Ok(Self(file))
+    }
+
+    fn open(path: &Path) -> Result<File, CatalogError> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).open(path).map_err(failed("open", path))
     }
 }
 
