@@ -24,4 +24,4 @@ case " ${LARDER_BENCH_IMAGES:-debian} " in
     *' debian '*) debian=$(tests/make-debian-image.sh "$target/tools/fixtures/debian-12-bench" git perl python3) ;;
 esac
 export LARDER_BENCH_DEBIAN=$debian LARDER_BENCH_BIN=$target/release
-exec python3 tests/bench/pull.py
+exec python3 -B tests/bench/pull.py
