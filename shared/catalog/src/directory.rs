@@ -105,6 +105,11 @@ impl Directory {
         self.adopt()
     }
 
+    /// Whether a name takes but a few small reads, for nothing that others wrote has to be looked at first.
+    pub(crate) fn is_at_hand(&self) -> Result<bool, CatalogError> {
+        Ok(!self.read_only && self.view.is_ours()?)
+    }
+
     /// The record that `name` points by, if it does.
     pub(crate) fn resolve(&self, name: &str) -> Result<Option<Record>, CatalogError> {
         Ok(self.newest(name)?.filter(|record| record.descriptor.is_some()))

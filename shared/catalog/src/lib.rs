@@ -98,6 +98,9 @@ impl Catalog {
     pub async fn resolve(&self, name: &str) -> Result<Option<Record>, CatalogError> {
         match &self.names {
             Names::Directory(followed) => {
+                if followed.directory.is_at_hand()? {
+                    return followed.directory.resolve(name);
+                }
                 let name = name.to_owned();
                 followed.run(move |directory| directory.resolve(&name)).await
             }
