@@ -53,7 +53,9 @@ fn name_with_a_digest_is_given_to_nothing_else() {
     let other = format!("registry.example.org/app@sha256:{}", "0".repeat(64));
     let refused = larder.run(&["import", "--name", &other, &path]).expect_code(2);
     assert!(refused.stderr.contains("cannot be named"), "{}", refused.stderr);
-    larder.run(&["tag", &name, &other]).expect_code(2);
-    larder.run(&["push", "--remote-name", &other, &name]).expect_code(2);
+    for arguments in [vec!["tag", &name, &other], vec!["push", "--remote-name", &other, &name]] {
+        let refused = larder.run(&arguments).expect_code(2);
+        assert!(refused.stderr.contains("digest"), "{}", refused.stderr);
+    }
     assert_eq!(larder.ok(&["ls"]).lines().count(), 1);
 }
