@@ -11,6 +11,8 @@ use crate::BlobError;
 
 /// Few system calls, and few crossings between tasks and threads.
 pub(crate) const READ_BYTES: usize = 1 << 20;
+/// What a stream yields at a time: a few of these per reader are little, and switching between tasks costs little per byte.
+pub(crate) const CHUNK_BYTES: usize = 256 << 10;
 
 /// A stored blob, open for reading.
 pub struct Content {

@@ -4,6 +4,8 @@
 //! directory one writes it, the others wait, and after a crash the next one resumes where the last one stopped. A draft, whose
 //! digest is not known, is written to a locked file of its own, which goes away with it.
 
+mod ahead;
+mod buffers;
 mod list;
 mod read;
 mod write;
@@ -18,12 +20,16 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use larder_oci::{Algorithm, Digest};
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::filling::Fillings;
 use crate::verified::Verified;
 use crate::{BlobError, Claim, Ingest, Stored, USED_AGAIN_AFTER};
 
+use ahead::Feeders;
 use read::Mark;
 use write::Goal;
 pub(crate) use write::Writer;
@@ -34,6 +40,10 @@ const LOCK_RETRY: Duration = Duration::from_millis(20);
 pub(crate) struct Disk {
     root: PathBuf,
     verified: Arc<Verified<Mark>>,
+    feeders: Feeders,
+    fillings: Fillings,
+    /// The directory itself, for small records beside the blobs.
+    records: Arc<dyn ObjectStore>,
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BlobError {
@@ -59,7 +69,26 @@ impl Disk {
                 Err(error) => return Err(failed("create", folder)(error)),
             }
         }
-        Ok(Self { root, verified: Arc::default() })
+        let records = LocalFileSystem::new_with_prefix(&root).map_err(|source| {
+            let key = root.display().to_string();
+            BlobError::Objects { action: "open", key, source }
+        })?;
+        let records = Arc::new(records.with_automatic_cleanup(true));
+        Ok(Self {
+            root,
+            verified: Arc::default(),
+            feeders: Feeders::default(),
+            fillings: Fillings::default(),
+            records,
+        })
+    }
+
+    pub(crate) fn fillings(&self) -> &Fillings {
+        &self.fillings
+    }
+
+    pub(crate) fn records(&self) -> &Arc<dyn ObjectStore> {
+        &self.records
     }
 
     fn blob(&self, digest: &Digest) -> PathBuf {
@@ -242,6 +271,14 @@ mod tests {
         fs::write(folder.path().join("ingest").join(digest.token()), &bytes[..4]).unwrap();
         let mut ingest = granted(&blobs, &digest, 13).await;
         assert_eq!(ingest.offset(), 4);
+        ingest.share().await.unwrap();
+        let filling = blobs.filling(&digest).unwrap();
+        let begun: Vec<_> = filling.read(0, Some(4)).try_collect().await.unwrap();
+        assert_eq!(
+            (&begun.concat()[..], filling.written()),
+            (&b"half"[..], 4),
+            "what was there is shared too"
+        );
         ingest.write(bytes.slice(4..)).await.unwrap();
         ingest.commit().await.unwrap();
         assert_eq!(fs::read_dir(folder.path().join("ingest")).unwrap().count(), 0);

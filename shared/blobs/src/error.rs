@@ -59,8 +59,8 @@ pub enum BlobError {
         #[source]
         source: std::io::Error,
     },
-    /// The object store refused.
-    #[error("cannot {action} {key} in the object store")]
+    /// The object store refused, or the directory that holds records of uploads.
+    #[error("cannot {action} {key} in the store")]
     Objects {
         /// What was tried.
         action: &'static str,
@@ -69,6 +69,37 @@ pub enum BlobError {
         /// Why not.
         #[source]
         source: object_store::Error,
+    },
+    /// A blob that was read while it was being written did not hold, was given up, or was begun again.
+    #[error("the writing of blob {0} was given up")]
+    Unfinished(Digest),
+    /// There is no upload of this id, or no longer.
+    #[error("upload {0} does not exist")]
+    UploadNotFound(String),
+    /// Somebody else has appended to the upload at the same place meanwhile, and was first.
+    #[error("upload {id} has grown beyond {offset} bytes meanwhile")]
+    Overtaken {
+        /// The upload.
+        id: String,
+        /// Where the bytes were to go.
+        offset: u64,
+    },
+    /// The upload breaks a limit.
+    #[error("upload {id:?} has {reason}")]
+    UploadRefused {
+        /// The upload; no more than the beginning of an id that is too long.
+        id: String,
+        /// Which limit.
+        reason: &'static str,
+    },
+    /// The record of an upload cannot be understood.
+    #[error("cannot understand the record {key} of an upload")]
+    UploadRecord {
+        /// Where the record lies.
+        key: String,
+        /// Why not.
+        #[source]
+        source: serde_json::Error,
     },
     /// The work was given up because the process is ending.
     #[error("interrupted")]

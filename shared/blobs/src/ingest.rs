@@ -53,6 +53,19 @@ impl Ingest {
         }
     }
 
+    /// Lets everybody in this process read what comes while it comes: see [`crate::Blobs::filling`]. In a directory the readers read
+    /// the file that is written; for a store of objects the bytes are also written to a temporary file, which must begin with the
+    /// first one: after a write nothing is shared. When that file cannot be written any more, the readers fail and the ingest goes on.
+    ///
+    /// # Errors
+    /// [`BlobError::Disk`] when the file cannot be opened or created; the ingest can go on.
+    pub async fn share(&mut self) -> Result<(), BlobError> {
+        match &mut self.0 {
+            Writer::Disk(writer) => writer.share().await,
+            Writer::Objects(writer) => writer.share().await,
+        }
+    }
+
     /// Takes the next bytes; waits while too many are on their way to the store.
     ///
     /// # Errors

@@ -3,7 +3,8 @@
 //! A blob lives at `blobs/<algorithm>/<hex>`, as in an OCI image layout. [`Ingest`] hashes while it writes to a place nobody
 //! reads, and [`Ingest::commit`] is the only door to visibility: it compares digest and size, makes the bytes durable, and
 //! only then gives them their name; a [`Draft`] is an ingest whose digest is known only then. Reads hash too: a stream of
-//! [`Content`] and a [`Reader`] end in an error, never in a clean end, when a byte is wrong.
+//! [`Content`] and a [`Reader`] end in an error, never in a clean end, when a byte is wrong. A [`Filling`] shows what an ingest has
+//! written so far, with the same promise about its end. [`Uploads`] are blobs that come in parts, to whichever process.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -11,12 +12,15 @@ pub mod closure;
 mod content;
 mod disk;
 mod error;
+mod filling;
 mod ingest;
 mod objects;
 #[cfg(feature = "suite")]
 pub mod suite;
+mod uploads;
 mod verified;
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,14 +29,16 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
-use larder_oci::{Algorithm, Descriptor, Digest, Document, MANIFEST_BYTES_MAX};
+use larder_oci::{Algorithm, Descriptor, Digest, Digester, Document, MANIFEST_BYTES_MAX};
 use object_store::ObjectStore;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 pub use content::{Content, Reader, Stored};
 pub use error::BlobError;
+pub use filling::Filling;
 use ingest::Writer;
 pub use ingest::{Claim, Draft, Ingest};
+pub use uploads::{Part, Upload, Uploads};
 
 /// Chunks that can be waiting between a network and a disk, per blob.
 const CHUNKS_IN_FLIGHT_MAX: usize = 4;
@@ -65,6 +71,16 @@ impl Blobs {
     /// Uses an object store.
     pub fn on_objects(objects: Arc<dyn ObjectStore>) -> Self {
         Self(Arc::new(Backend::Objects(objects::Objects::new(objects))))
+    }
+
+    /// Keeps the temporary files of shared ingests into an object store in `folder`, instead of the system's folder for such files.
+    /// They have no name there, and go away with the process at the latest. Handles cloned before are not affected.
+    #[must_use]
+    pub fn with_spool(self, folder: &Path) -> Self {
+        match &*self.0 {
+            Backend::Disk(_) => self,
+            Backend::Objects(objects) => Self(Arc::new(Backend::Objects(objects.with_spool(folder)))),
+        }
     }
 
     /// The size in bytes of a blob, or `None` when it is not there. Does not read it.
@@ -123,6 +139,25 @@ impl Blobs {
         }
     }
 
+    /// A blob that this process is writing now, if its [`Ingest`] was shared. Once it is committed it is found in the store instead; to
+    /// miss neither, look into the store again when there is no filling.
+    pub fn filling(&self, digest: &Digest) -> Option<Filling> {
+        let fillings = match &*self.0 {
+            Backend::Disk(disk) => disk.fillings(),
+            Backend::Objects(objects) => objects.fillings(),
+        };
+        fillings.get(digest)
+    }
+
+    /// The blobs that come in parts.
+    pub fn uploads(&self) -> Uploads {
+        let records = match &*self.0 {
+            Backend::Disk(disk) => disk.records(),
+            Backend::Objects(objects) => objects.records(),
+        };
+        Uploads::new(self.clone(), Arc::clone(records))
+    }
+
     /// Starts to write a blob whose sha256 digest is not known.
     ///
     /// # Errors
@@ -171,9 +206,21 @@ impl Blobs {
         }
     }
 
+    /// Opens a blob at `offset` bytes for a receiver that proves its digest: what comes from a disk is not hashed here, so damage does
+    /// not show.
+    ///
+    /// # Errors
+    /// As [`Blobs::read_range`].
+    pub async fn read_unproven(&self, digest: &Digest, offset: u64) -> Result<Content, BlobError> {
+        match &*self.0 {
+            Backend::Disk(disk) => disk.read_unproven(digest, offset),
+            Backend::Objects(objects) => objects.read_range(digest, offset, None).await,
+        }
+    }
+
     /// Opens a blob at `offset` bytes for `length` bytes; without a length, or with that of zero, to its end, and no further
     /// than that. The range is as verified as the whole: its last chunk waits until the whole is hashed, except when this process
-    /// has read and verified the blob before and file or object have not changed since (inode, modification time and size; ETag,
+    /// has written, or read and verified, the blob before and file or object have not changed since (inode, modification time and size; ETag,
     /// modification time and size). Then nothing but the range is read.
     ///
     /// # Errors
@@ -188,6 +235,18 @@ impl Blobs {
         match &*self.0 {
             Backend::Disk(disk) => disk.read_range(digest, offset, length),
             Backend::Objects(objects) => objects.read_range(digest, offset, length).await,
+        }
+    }
+
+    /// The file of a blob, open at its beginning, and its size in bytes. Only in a directory, and only when this process has written or
+    /// read and verified the blob and its file has not changed since; otherwise `None`, and [`Blobs::read_range`] is the way.
+    ///
+    /// # Errors
+    /// [`BlobError::Disk`].
+    pub fn verified_file(&self, digest: &Digest) -> Result<Option<(File, u64)>, BlobError> {
+        match &*self.0 {
+            Backend::Disk(disk) => disk.verified_file(digest),
+            Backend::Objects(_) => Ok(None),
         }
     }
 
@@ -282,16 +341,17 @@ impl Blobs {
     }
 
     /// Removes what was begun and never committed, is held by nobody and was last written at least `older_than` ago, and says
-    /// how many these were. In a store of objects these are drafts left between upload and copy; uploads that were never
+    /// how many these were. To an upload nothing is written before a part of it is finished. In a store of objects these are drafts left between upload and copy; uploads that were never
     /// completed cannot be listed through it, and are left to the bucket's lifecycle rule (`AbortIncompleteMultipartUpload`).
     ///
     /// # Errors
     /// [`BlobError::Disk`] or [`BlobError::Objects`].
     pub async fn sweep(&self, older_than: Duration) -> Result<u64, BlobError> {
-        match &*self.0 {
-            Backend::Disk(disk) => disk.sweep(older_than).await,
-            Backend::Objects(objects) => objects.sweep(older_than).await,
-        }
+        let ingests = match &*self.0 {
+            Backend::Disk(disk) => disk.sweep(older_than).await?,
+            Backend::Objects(objects) => objects.sweep(older_than).await?,
+        };
+        Ok(ingests + self.uploads().sweep(older_than).await?)
     }
 }
 
@@ -303,4 +363,22 @@ fn check(want: &Digest, size: Option<u64>, got: &Digest, length: u64) -> Result<
         return Err(BlobError::WrongSize { digest: want.clone(), want: size, got: length });
     }
     if want == got { Ok(()) } else { Err(BlobError::Corrupt { want: want.clone(), got: got.clone() }) }
+}
+
+/// Hashing less than this is quicker than handing it to another thread.
+const HASH_INLINE_BYTES_MAX: usize = 64 << 10;
+
+async fn hash(mut digester: Digester, chunks: Vec<Bytes>) -> Result<Digester, BlobError> {
+    let bytes: usize = chunks.iter().map(Bytes::len).sum();
+    let update = move || {
+        for chunk in &chunks {
+            digester.update(chunk);
+        }
+        digester
+    };
+    if bytes <= HASH_INLINE_BYTES_MAX {
+        return Ok(update());
+    }
+    let hashed = tokio::task::spawn_blocking(update).await;
+    hashed.map_err(|_| BlobError::Interrupted)
 }

@@ -6,17 +6,18 @@
 
 mod list;
 mod read;
+mod spool;
 mod write;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use larder_oci::{Algorithm, Digest, Digester};
+use larder_oci::{Algorithm, Digest};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 use uuid::Uuid;
 
+use crate::filling::Fillings;
 use crate::verified::Verified;
 use crate::{BlobError, Claim, Ingest, Stored, USED_AGAIN_AFTER};
 
@@ -30,6 +31,9 @@ const COPY_BYTES_MAX: u64 = 5_000_000_000;
 pub(crate) struct Objects {
     store: Arc<dyn ObjectStore>,
     verified: Arc<Verified<Mark>>,
+    fillings: Fillings,
+    /// The folder of temporary files.
+    spool: Arc<std::path::Path>,
     used_again_after: Duration,
     copy_bytes_max: u64,
 }
@@ -43,7 +47,7 @@ fn used_key(digest: &Digest) -> Path {
     Path::from_iter(["used".to_owned(), digest.token()])
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(object_store::Error) -> BlobError {
+pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(object_store::Error) -> BlobError {
     let key = path.to_string();
     move |source| BlobError::Objects { action, key, source }
 }
@@ -64,9 +68,23 @@ impl Objects {
         Self {
             store,
             verified: Arc::default(),
+            fillings: Fillings::default(),
+            spool: std::env::temp_dir().into(),
             used_again_after: USED_AGAIN_AFTER,
             copy_bytes_max: COPY_BYTES_MAX,
         }
+    }
+
+    pub(crate) fn with_spool(&self, folder: &std::path::Path) -> Self {
+        Self { spool: folder.into(), ..self.clone() }
+    }
+
+    pub(crate) fn fillings(&self) -> &Fillings {
+        &self.fillings
+    }
+
+    pub(crate) fn records(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
     }
 
     async fn head(&self, path: &Path) -> Result<Option<ObjectMeta>, BlobError> {
@@ -143,26 +161,9 @@ impl Objects {
     }
 }
 
-/// Hashing less than this is quicker than handing it to another thread.
-const HASH_INLINE_BYTES_MAX: usize = 64 << 10;
-
-async fn hash(mut digester: Digester, chunks: Vec<Bytes>) -> Result<Digester, BlobError> {
-    let bytes: usize = chunks.iter().map(Bytes::len).sum();
-    let update = move || {
-        for chunk in &chunks {
-            digester.update(chunk);
-        }
-        digester
-    };
-    if bytes <= HASH_INLINE_BYTES_MAX {
-        return Ok(update());
-    }
-    let hashed = tokio::task::spawn_blocking(update).await;
-    hashed.map_err(|_| BlobError::Interrupted)
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use futures::TryStreamExt;
     use object_store::memory::InMemory;
 

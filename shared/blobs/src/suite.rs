@@ -1,8 +1,10 @@
 //! What every store of blobs must hold to, run against each by the tests.
 
 mod drafts;
+mod fillings;
 mod listing;
 mod ranges;
+mod uploads;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -24,6 +26,8 @@ pub async fn all(blobs: &Blobs, seed: &str) {
     drafts::all(blobs, seed).await;
     ranges::all(blobs, seed).await;
     listing::all(blobs, seed).await;
+    fillings::all(blobs, seed).await;
+    uploads::all(blobs, seed).await;
 }
 
 fn content(seed: &str, what: &str) -> (Digest, Bytes) {

@@ -9,18 +9,29 @@ use larder_oci::{Algorithm, Digest, Digester};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::read::Mark;
 use super::{Disk, failed};
 use crate::content::READ_BYTES;
+use crate::filling::{Feed, Fillings, Wanted};
 use crate::{BlobError, CHUNKS_IN_FLIGHT_MAX, check};
 
 pub(crate) struct Writer {
     orders: mpsc::Sender<Order>,
     thread: Option<JoinHandle<Result<(Digest, u64), BlobError>>>,
     offset: u64,
+    /// Until it is shared; a draft never is.
+    shareable: Option<Shareable>,
+}
+
+struct Shareable {
+    fillings: Fillings,
+    wanted: Wanted,
+    partial: PathBuf,
 }
 
 enum Order {
     Bytes(Bytes),
+    Share(Feed),
     Restart,
     Commit(Option<Digest>),
 }
@@ -44,13 +55,28 @@ impl Writer {
         let offset = if size.is_some_and(|size| there <= size) { there } else { 0 };
         let (orders, inbox) = mpsc::channel(CHUNKS_IN_FLIGHT_MAX);
         let digester = Digester::new(algorithm);
-        let spool = Spool { disk, file, partial, algorithm, digester, want, size, length: offset };
+        let shareable = want.clone().map(|digest| Shareable {
+            fillings: disk.fillings.clone(),
+            wanted: Wanted { digest, size },
+            partial: partial.clone(),
+        });
+        let spool =
+            Spool { feed: None, disk, file, partial, algorithm, digester, want, size, length: offset };
         let thread = tokio::task::spawn_blocking(move || spool.run(inbox));
-        Ok(Self { orders, thread: Some(thread), offset })
+        Ok(Self { orders, thread: Some(thread), offset, shareable })
     }
 
     pub(crate) fn offset(&self) -> u64 {
         self.offset
+    }
+
+    pub(crate) async fn share(&mut self) -> Result<(), BlobError> {
+        let Some(Shareable { fillings, wanted, partial }) = self.shareable.take() else {
+            return Ok(());
+        };
+        // Opened anew: a copy of the writer's own file would hold its lock for as long as somebody reads.
+        let file = File::open(&partial).map_err(failed("open", &partial))?;
+        self.order(Order::Share(fillings.share(wanted, file, partial))).await
     }
 
     pub(crate) async fn write(&mut self, bytes: Bytes) -> Result<(), BlobError> {
@@ -85,6 +111,8 @@ impl Writer {
 
 /// What the blocking thread works on.
 struct Spool {
+    /// Goes away before the file, and so before the lock on it: the next writer may truncate what readers read.
+    feed: Option<Feed>,
     disk: Disk,
     file: File,
     partial: PathBuf,
@@ -101,6 +129,10 @@ impl Spool {
         while let Some(order) = inbox.blocking_recv() {
             match order {
                 Order::Bytes(bytes) => self.write(&bytes)?,
+                Order::Share(feed) => {
+                    feed.advance(self.length);
+                    self.feed = Some(feed);
+                }
                 Order::Restart => self.clear()?,
                 Order::Commit(expected) => return self.commit(expected.as_ref()),
             }
@@ -137,10 +169,16 @@ impl Spool {
         self.digester.update(bytes);
         self.file.write_all(bytes).map_err(failed("write", &self.partial))?;
         self.length = length;
+        if let Some(feed) = &self.feed {
+            feed.advance(length);
+        }
         Ok(())
     }
 
     fn clear(&mut self) -> Result<(), BlobError> {
+        if let Some(feed) = &self.feed {
+            feed.restart();
+        }
         self.file.set_len(0).map_err(failed("truncate", &self.partial))?;
         self.file.seek(SeekFrom::Start(0)).map_err(failed("rewind", &self.partial))?;
         self.digester = Digester::new(self.algorithm);
@@ -148,7 +186,7 @@ impl Spool {
         Ok(())
     }
 
-    fn commit(self, expected: Option<&Digest>) -> Result<(Digest, u64), BlobError> {
+    fn commit(mut self, expected: Option<&Digest>) -> Result<(Digest, u64), BlobError> {
         let got = self.digester.clone().finish();
         if let Some(want) = self.want.as_ref().or(expected)
             && let Err(error) = check(want, self.size, &got, self.length)
@@ -160,6 +198,9 @@ impl Spool {
         if !is_there {
             self.publish(&got)?;
         }
+        if let Some(feed) = self.feed.take() {
+            feed.prove();
+        }
         Ok((got, self.length))
     }
 
@@ -169,7 +210,11 @@ impl Spool {
         fs::rename(&self.partial, &target).map_err(failed("rename to", &target))?;
         let folder = target.parent().expect("a blob has a folder");
         let opened = File::open(folder).and_then(|folder| folder.sync_all());
-        opened.map_err(failed("sync", folder))
+        opened.map_err(failed("sync", folder))?;
+        // Its bytes were hashed on their way into this file: nobody has to do it again.
+        let metadata = self.file.metadata().map_err(failed("look at", &target))?;
+        self.disk.verified.remember(digest.clone(), Mark::of(&metadata));
+        Ok(())
     }
 }
 

@@ -10,10 +10,10 @@ use larder_oci::{Digest, Digester};
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectMeta, ObjectStoreExt};
 
-use super::{Objects, failed, hash, key};
+use super::{Objects, failed, key};
 use crate::content::Window;
 use crate::verified::Verified;
-use crate::{BlobError, Content, check};
+use crate::{BlobError, Content, check, hash};
 
 /// What the store said of an object whose digest held.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,8 +9,10 @@ use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
 use tokio::task::{JoinError, JoinSet};
 
-use super::{Objects, failed, hash, in_background, key};
-use crate::{BlobError, check};
+use super::spool::Spool;
+use super::{Objects, failed, in_background, key};
+use crate::filling::Wanted;
+use crate::{BlobError, check, hash};
 
 /// S3 takes at most 10,000 parts of at least 5 MiB: this allows blobs of 80 GB.
 const PART_BYTES: usize = 8 << 20;
@@ -29,6 +31,7 @@ pub(crate) struct Writer {
     waiting_bytes: usize,
     upload: Option<Box<dyn MultipartUpload>>,
     parts: JoinSet<object_store::Result<()>>,
+    spool: Option<Spool>,
 }
 
 impl Writer {
@@ -51,7 +54,19 @@ impl Writer {
             waiting_bytes: 0,
             upload: None,
             parts: JoinSet::new(),
+            spool: None,
         }
+    }
+
+    pub(crate) async fn share(&mut self) -> Result<(), BlobError> {
+        if let Some(digest) = self.want.clone()
+            && self.length == 0
+            && self.spool.is_none()
+        {
+            let (fillings, wanted) = (self.objects.fillings.clone(), Wanted { digest, size: self.size });
+            self.spool = Some(Spool::start(&self.objects.spool, fillings, wanted).await?);
+        }
+        Ok(())
     }
 
     pub(crate) async fn write(&mut self, bytes: Bytes) -> Result<(), BlobError> {
@@ -60,8 +75,14 @@ impl Writer {
             && self.length > size
         {
             let (digest, got) = (want.clone(), self.length);
+            self.spool = None;
             self.abort().await;
             return Err(BlobError::WrongSize { digest, want: size, got });
+        }
+        if let Some(spool) = &self.spool
+            && !spool.write(bytes.clone()).await
+        {
+            self.spool = None;
         }
         self.waiting_bytes += bytes.len();
         self.waiting.push(bytes);
@@ -77,6 +98,11 @@ impl Writer {
         self.waiting_bytes = 0;
         self.length = 0;
         self.digester = Digester::new(self.algorithm);
+        if let Some(spool) = &self.spool
+            && !spool.restart().await
+        {
+            self.spool = None;
+        }
         Ok(())
     }
 
@@ -103,6 +129,9 @@ impl Writer {
             if self.want.is_none() {
                 self.publish(&got).await?;
             }
+        }
+        if let Some(spool) = self.spool.take() {
+            spool.prove().await;
         }
         Ok((got, self.length))
     }
