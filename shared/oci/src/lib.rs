@@ -15,6 +15,7 @@ mod merge;
 mod platform;
 mod policy;
 mod reference;
+mod referrer;
 mod select;
 
 pub use config::{Config, ImageConfig, RunConfig};
