@@ -26,6 +26,9 @@ pub enum CatalogError {
     /// A name that no ledger can hold.
     #[error("invalid name {0:?}: a name is 1 to 512 bytes without control characters")]
     Name(String),
+    /// What is said of a blob would be more than is kept.
+    #[error("the labels of {0} would have more than 4 MiB")]
+    Labels(Digest),
     /// A record is not what larder writes.
     #[error("record {key} of the ledger is damaged")]
     Record {

@@ -17,6 +17,8 @@ const KEY_BYTES_MAX: usize = 200;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
+    /// Its manifest was pulled from upstream for a client; what hangs on it comes when it is asked for.
+    Proxied,
     /// It was pulled from upstream.
     Pulled,
     /// It was removed on request.
@@ -25,6 +27,18 @@ pub enum Origin {
     Adopted,
     /// It was written here.
     Written,
+}
+
+impl Origin {
+    /// Whether saying this of a name that points there already says more than `other` did: what was passed on is now pulled whole,
+    /// or what came from upstream is now written here, and no longer upstream's to change.
+    fn outdoes(self, other: Self) -> bool {
+        match self {
+            Self::Written => other != Self::Written,
+            Self::Pulled => other == Self::Proxied,
+            Self::Proxied | Self::Removed | Self::Adopted => false,
+        }
+    }
 }
 
 /// One change of a name.
@@ -92,7 +106,9 @@ impl Change {
     /// What has to be done when `current` is the newest record.
     pub(crate) fn after(&self, current: Option<Record>) -> Result<Step, CatalogError> {
         let settled = match &self.descriptor {
-            Some(wanted) => current.as_ref().is_some_and(|record| record.points_to(wanted)),
+            Some(wanted) => current
+                .as_ref()
+                .is_some_and(|record| record.points_to(wanted) && !self.origin.outdoes(record.origin)),
             None => current.as_ref().is_none_or(|record| record.descriptor.is_none()),
         };
         if settled {

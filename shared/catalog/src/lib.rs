@@ -8,6 +8,7 @@
 
 mod directory;
 mod error;
+mod labels;
 mod lease;
 mod ledger;
 mod objects;
@@ -24,11 +25,13 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
 pub use error::CatalogError;
+pub use labels::Labels;
 pub use larder_oci::Expected;
 pub use lease::{Lease, LeaseId};
 pub use ledger::{Origin, Record};
 
 use directory::{Directory, Follower};
+use labels::LabelRecords;
 use lease::Leases;
 use ledger::{Change, Step};
 use objects::Objects;
@@ -39,6 +42,7 @@ use objects::Objects;
 pub struct Catalog {
     names: Names,
     leases: Leases,
+    labels: LabelRecords,
 }
 
 #[derive(Clone)]
@@ -75,19 +79,22 @@ impl Catalog {
             let key = root.display().to_string();
             CatalogError::Objects { action: "open", key, source }
         })?;
-        let leases = Leases::new(Arc::new(objects), directory.is_read_only());
+        let objects: Arc<dyn ObjectStore> = Arc::new(objects);
+        let labels = LabelRecords::new(Arc::clone(&objects));
+        let leases = Leases::new(objects, directory.is_read_only());
         let followed = Followed { directory, follower: Follower::default() };
         // What a crash has kept from the view comes into it now.
         if followed.directory.lags() {
             followed.follower.wake(&followed.directory);
         }
-        Ok(Self { names: Names::Directory(Arc::new(followed)), leases })
+        Ok(Self { names: Names::Directory(Arc::new(followed)), leases, labels })
     }
 
     /// Uses an object store.
     pub fn on_objects(objects: Arc<dyn ObjectStore>) -> Self {
         let leases = Leases::new(Arc::clone(&objects), false);
-        Self { names: Names::Objects(Arc::new(Objects::new(objects))), leases }
+        let labels = LabelRecords::new(Arc::clone(&objects));
+        Self { names: Names::Objects(Arc::new(Objects::new(objects))), leases, labels }
     }
 
     /// What `name` points to, or `None`.

@@ -1,5 +1,7 @@
 //! What every catalog must hold to, run against each by the tests.
 
+mod labels;
+
 use std::time::Duration;
 
 use larder_oci::{Descriptor, Digest, media_type};
@@ -18,6 +20,7 @@ pub async fn all(catalog: &Catalog, other: &Catalog, seed: &str) {
     of_many_who_expect_the_same_one_succeeds(catalog, other, seed).await;
     listing_is_ordered_and_says_what_resolving_says(catalog, other, seed).await;
     lease_holds_until_it_is_released_or_ends(catalog, other, seed).await;
+    labels::all(catalog, other, seed).await;
 }
 
 fn descriptor(what: &str) -> Descriptor {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use larder_oci::Descriptor;
 
 use super::Directory;
-use super::foreign::{Foreign, on_one_line};
+use super::foreign::{Foreign, compact};
 use super::view::{Base, named};
 use crate::CatalogError;
 use crate::ledger::{Origin, Record, key};
@@ -68,7 +68,7 @@ impl Directory {
                 if current.as_ref().is_none_or(|current| !current.points_to(&told)) {
                     pack.add(&Record::next(name, current.as_ref(), Origin::Adopted, Some(told)))?;
                 }
-                rewrite.line(&on_one_line(entry))?;
+                rewrite.line(&compact(entry))?;
                 continue;
             }
             let target = current.as_ref().and_then(|current| current.descriptor.as_ref());
@@ -85,7 +85,7 @@ impl Directory {
         pack.finish()?;
         for entry in foreign.kept {
             if !named(entry).is_some_and(|(name, _)| removed.contains(name.as_str())) {
-                rewrite.kept(&on_one_line(entry))?;
+                rewrite.kept(&compact(entry))?;
             }
         }
         rewrite.finish(base, false)

@@ -1,6 +1,5 @@
 //! A view that another tool wrote.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
@@ -47,11 +46,21 @@ impl<'a> Foreign<'a> {
     }
 }
 
-/// An entry on one line: no string of JSON goes over a line break.
-pub(super) fn on_one_line(entry: &str) -> Cow<'_, str> {
-    if entry.contains(['\n', '\r']) {
-        Cow::Owned(entry.split(['\n', '\r']).map(str::trim).collect())
-    } else {
-        Cow::Borrowed(entry)
-    }
+/// An entry as larder writes its own: with nothing between its tokens, and so on one line, for no string of JSON holds a line break.
+pub(super) fn compact(entry: &str) -> String {
+    let (mut in_string, mut is_escaped) = (false, false);
+    let kept = entry.chars().filter(|&character| {
+        let is_kept = in_string || !character.is_ascii_whitespace();
+        match character {
+            '"' if !is_escaped => in_string = !in_string,
+            '\\' if in_string && !is_escaped => {
+                is_escaped = true;
+                return true;
+            }
+            _ => {}
+        }
+        is_escaped = false;
+        is_kept
+    });
+    kept.collect()
 }

@@ -2,35 +2,31 @@
 //!
 //! A directory of another tool can come with very many names at once, and a file for each would cost more than they are worth.
 
+mod shelf;
+
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 
 use super::file::{Replacement, failed, found};
 use crate::CatalogError;
 use crate::ledger::Record;
-
-const READ_BYTES: usize = 2 * 1024;
+use shelf::Shelf;
 
 pub(super) struct Pack {
     folder: PathBuf,
     path: PathBuf,
-}
-
-#[derive(Deserialize)]
-struct Named<'a> {
-    #[serde(borrow)]
-    name: Cow<'a, str>,
+    shelf: Mutex<Option<Arc<Shelf>>>,
 }
 
 impl Pack {
     pub(super) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), path: folder.join("pack") }
+        Self { folder: folder.to_owned(), path: folder.join("pack"), shelf: Mutex::default() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -39,29 +35,19 @@ impl Pack {
 
     /// The records of `name`, oldest first.
     pub(super) fn find(&self, name: &str) -> Result<Vec<Record>, CatalogError> {
-        let Some(file) = self.open()? else {
-            return Ok(Vec::new());
-        };
-        let mut lines = Lines { file, path: &self.path, buffer: Vec::new() };
-        let end = lines.file.metadata().map_err(failed("look at", &self.path))?.len();
-        // From `low` on, the first line is of `name` or of a later one.
-        let (mut low, mut high) = (0, end);
-        while low < high {
-            let middle = u64::midpoint(low, high);
-            match lines.first_from(middle)? {
-                Some((start, line)) if self.name_of(line)?.as_ref() < name => low = start + 1,
-                _ => high = middle,
-            }
+        self.shelf()?.map_or_else(|| Ok(Vec::new()), |shelf| shelf.find(name))
+    }
+
+    /// The pack as it is now.
+    fn shelf(&self) -> Result<Option<Arc<Shelf>>, CatalogError> {
+        let now = found(fs::metadata(&self.path)).map_err(failed("look at", &self.path))?;
+        let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_current = |shelf: &Arc<Shelf>| now.as_ref().is_some_and(|now| shelf.is(now));
+        if !shelf.as_ref().is_some_and(is_current) {
+            let opened = now.and_then(|_| found(Shelf::open(&self.path)).transpose()).transpose();
+            *shelf = opened.map_err(failed("open", &self.path))?.map(Arc::new);
         }
-        let mut records = Vec::new();
-        while let Some((start, line)) = lines.first_from(low)? {
-            if self.name_of(line)? != name {
-                break;
-            }
-            records.push(serde_json::from_slice(line).map_err(|source| self.damaged(source))?);
-            low = start + 1;
-        }
-        Ok(records)
+        Ok(shelf.clone())
     }
 
     /// Gives each name once.
@@ -89,52 +75,31 @@ impl Pack {
     fn open(&self) -> Result<Option<File>, CatalogError> {
         found(File::open(&self.path)).map_err(failed("open", &self.path))
     }
-
-    fn name_of<'a>(&self, line: &'a [u8]) -> Result<Cow<'a, str>, CatalogError> {
-        let named: Named<'a> = serde_json::from_slice(line).map_err(|source| self.damaged(source))?;
-        Ok(named.name)
-    }
-
-    fn damaged(&self, source: serde_json::Error) -> CatalogError {
-        CatalogError::Record { key: self.path.display().to_string(), source }
-    }
 }
 
-/// Lines by their place in a file.
-struct Lines<'a> {
-    file: File,
-    path: &'a Path,
-    buffer: Vec<u8>,
-}
-
-impl Lines<'_> {
-    /// The first line that starts at `offset` or behind it, and where it starts.
-    fn first_from(&mut self, offset: u64) -> Result<Option<(u64, &[u8])>, CatalogError> {
-        let begin = offset.saturating_sub(1);
-        self.buffer.clear();
-        loop {
-            let start = match offset {
-                0 => Some(0),
-                _ => line_break(&self.buffer).map(|end| end + 1),
-            };
-            let line = start.and_then(|start| Some((start, start + line_break(&self.buffer[start..])?)));
-            if let Some((start, end)) = line {
-                return Ok(Some((begin + start as u64, &self.buffer[start..end])));
-            }
-            let known = self.buffer.len();
-            self.buffer.resize(known + READ_BYTES, 0);
-            let read = self.file.read_at(&mut self.buffer[known..], begin + known as u64);
-            let read = read.map_err(failed("read", self.path))?;
-            self.buffer.truncate(known + read);
-            if read == 0 {
-                return Ok(None);
-            }
-        }
+/// Whose record the `line` of the pack at `path` is.
+fn name_of<'a>(line: &'a [u8], path: &Path) -> Result<Cow<'a, str>, CatalogError> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        name: Cow<'a, str>,
     }
+    if let Some(name) = plain_name(line) {
+        return Ok(Cow::Borrowed(name));
+    }
+    let named: Named<'a> = serde_json::from_slice(line).map_err(|source| damaged(path, source))?;
+    Ok(named.name)
 }
 
-fn line_break(bytes: &[u8]) -> Option<usize> {
-    bytes.iter().position(|&byte| byte == b'\n')
+/// As [`name_of`], of nearly all lines, without reading the rest of them.
+fn plain_name(line: &[u8]) -> Option<&str> {
+    let name = line.strip_prefix(br#"{"name":""#)?;
+    let end = name.iter().position(|&byte| byte == b'"' || byte == b'\\')?;
+    (name[end] == b'"').then(|| std::str::from_utf8(&name[..end]).ok())?
+}
+
+fn damaged(path: &Path, source: serde_json::Error) -> CatalogError {
+    CatalogError::Record { key: path.display().to_string(), source }
 }
 
 /// The pack as it was, line by line.
@@ -161,7 +126,7 @@ impl Old {
 
     fn name(&self, pack: &Pack) -> Result<Option<Cow<'_, str>>, CatalogError> {
         let line = Some(&self.line).filter(|line| !line.is_empty());
-        line.map(|line| pack.name_of(line)).transpose()
+        line.map(|line| name_of(line, &pack.path)).transpose()
     }
 }
 

@@ -110,6 +110,12 @@ fn view_in_many_lines_is_adopted_without_loss() {
 }
 
 #[test]
+fn entry_is_made_compact_outside_its_strings_alone() {
+    let compact = super::foreign::compact("{ \"a, b\" :\t\"c \\\\\" ,\r\n \"d \\\" : e\" : [ 1 , 2 ] }");
+    assert_eq!(compact, r#"{"a, b":"c \\","d \" : e":[1,2]}"#);
+}
+
+#[test]
 fn entry_dropped_by_another_tool_goes_only_with_its_content() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();

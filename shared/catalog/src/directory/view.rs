@@ -9,6 +9,7 @@ use std::fs::{self, File, Metadata};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use larder_oci::{Descriptor, Digest};
 use serde::de::Error as _;
@@ -30,6 +31,8 @@ pub(super) struct View {
     folder: PathBuf,
     path: PathBuf,
     stamp: PathBuf,
+    /// The stamp last found to be larder's: a file that has been will be.
+    known: Mutex<String>,
 }
 
 /// The file that a new view is made from: another one in its place makes the new view void.
@@ -38,7 +41,7 @@ pub(super) struct Base(Option<String>);
 impl View {
     pub(super) fn new(root: &Path) -> Self {
         let folder = root.join("ledger");
-        Self { path: root.join("index.json"), stamp: folder.join("stamp"), folder }
+        Self { path: root.join("index.json"), stamp: folder.join("stamp"), folder, known: Mutex::default() }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -125,8 +128,16 @@ impl View {
     }
 
     fn is_known(&self, stamp: &str) -> Result<bool, CatalogError> {
-        let known = found(fs::read_to_string(&self.stamp)).map_err(failed("read", &self.stamp))?;
-        Ok(known.is_some_and(|known| known.lines().any(|line| line == stamp)))
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known() == stamp {
+            return Ok(true);
+        }
+        let ours = found(fs::read_to_string(&self.stamp)).map_err(failed("read", &self.stamp))?;
+        let is_ours = ours.is_some_and(|ours| ours.lines().any(|line| line == stamp));
+        if is_ours {
+            stamp.clone_into(&mut known());
+        }
+        Ok(is_ours)
     }
 }
 
