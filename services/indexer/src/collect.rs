@@ -88,7 +88,10 @@ async fn collect(ports: &Ports, wanted: &CollectionWanted) -> Result<CollectionF
 }
 
 /// Adds all that names and leases reach, and says since when all that was written is kept as well.
-async fn mark(ports: &Ports, reached: &mut HashSet<Digest>) -> Result<Option<SystemTime>, IndexError> {
+pub(crate) async fn mark(
+    ports: &Ports,
+    reached: &mut HashSet<Digest>,
+) -> Result<Option<SystemTime>, IndexError> {
     let names = ports.catalog.list().await.map_err(|source| IndexError::catalog("(all)", source))?;
     for record in names {
         let Some(root) = record.descriptor else {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use actix::{Context, Handler};
 use larder_blobs::closure::{Scope, walk};
-use larder_catalog::{CatalogError, Origin, Record};
-use larder_messages::{ImageIndexed, ImageVerified, Naming};
+use larder_catalog::{CatalogError, Origin, Record, Set};
+use larder_messages::{ImageIndexed, ImageVerified, NameChanged, Naming, Reach};
 use larder_oci::{Descriptor, Digest, Document, Expected, Kind, OnLocal, merge, overlay};
 use larder_runtime::{Outcome, Says, on_pool};
 use tokio::sync::{Mutex, MutexGuard};
@@ -40,15 +40,25 @@ impl Handler<Index> for Indexer {
             let _still =
                 ports.catalog.keep_still().await.map_err(|source| IndexError::catalog(&name, source))?;
             ports.refuse_vanished(&name, &verified).await?;
-            verified.root = Change { ports: &ports, name: &name }.settle(&verified).await?;
-            Ok(Says::default().news(&ImageIndexed::from(verified)))
+            let (root, changed) = Change { ports: &ports, name: &name }.settle(&verified).await?;
+            verified.root = root;
+            let mut says = Says::default();
+            if changed {
+                // Who remembers names hears of it before who asked for the change hears that it was made.
+                says = says.news(&NameChanged { name });
+            }
+            Ok(says.news(&ImageIndexed::from(verified)))
         })
     }
 }
 
 impl Ports {
     async fn refuse_vanished(&self, name: &str, verified: &ImageVerified) -> Result<(), IndexError> {
-        let scope = if verified.sparse { Scope::Present } else { Scope::Wanted(&verified.platforms) };
+        let scope = match verified.reach {
+            Reach::Root => return self.refuse_vanished_root(name, &verified.root).await,
+            Reach::Sparse => Scope::Present,
+            Reach::Whole => Scope::Wanted(&verified.platforms),
+        };
         let walked = walk(&self.blobs, &verified.root, &scope).await;
         let closure = walked.map_err(|source| IndexError::Store { name: name.to_owned(), source })?;
         if closure.missing.is_empty() && !closure.is_hollow() {
@@ -56,6 +66,14 @@ impl Ports {
         }
         let missing = if closure.missing.is_empty() { closure.absent } else { closure.missing };
         Err(IndexError::Vanished { name: name.to_owned(), missing })
+    }
+
+    async fn refuse_vanished_root(&self, name: &str, root: &Descriptor) -> Result<(), IndexError> {
+        let has = self.blobs.has(root).await;
+        if has.map_err(|source| IndexError::Store { name: name.to_owned(), source })? {
+            return Ok(());
+        }
+        Err(IndexError::Vanished { name: name.to_owned(), missing: vec![root.digest.clone()] })
     }
 }
 
@@ -90,15 +108,20 @@ struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// Points the name to what `verified` wants, and returns what that is.
-    async fn settle(&self, verified: &ImageVerified) -> Result<Descriptor, IndexError> {
+    /// Points the name to what `verified` wants, and returns what that is, and whether it did not before.
+    async fn settle(&self, verified: &ImageVerified) -> Result<(Descriptor, bool), IndexError> {
         let root = &verified.root;
         for _ in 0..TRIES_MAX {
             let current = self.ports.catalog.resolve(self.name).await.map_err(|error| self.refused(error))?;
             let found = digest(current.as_ref());
             let (target, expected) = match &verified.naming {
                 Naming::Pulled { local } => {
-                    (self.pulled(current.as_ref(), root, *local).await?, &Expected::Any)
+                    let origin = match verified.reach {
+                        Reach::Root => Origin::Proxied,
+                        Reach::Whole | Reach::Sparse => Origin::Pulled,
+                    };
+                    let theirs = Target { descriptor: root.clone(), origin };
+                    (self.pulled(current.as_ref(), theirs, *local).await?, &Expected::Any)
                 }
                 Naming::Written { expected } => {
                     (Target { descriptor: root.clone(), origin: Origin::Written }, expected)
@@ -113,7 +136,7 @@ impl Change<'_> {
             let still = Expected::still(found);
             let set = self.ports.catalog.set_if(self.name, &target.descriptor, target.origin, still).await;
             match set {
-                Ok(_) => return Ok(target.descriptor),
+                Ok(set) => return Ok((target.descriptor, matches!(set, Set::Changed(_)))),
                 Err(CatalogError::Moved { .. }) => {}
                 Err(error) => return Err(self.refused(error)),
             }
@@ -125,10 +148,10 @@ impl Change<'_> {
     async fn pulled(
         &self,
         current: Option<&Record>,
-        root: &Descriptor,
+        theirs: Target,
         on_local: OnLocal,
     ) -> Result<Target, IndexError> {
-        let theirs = Target { descriptor: root.clone(), origin: Origin::Pulled };
+        let root = &theirs.descriptor;
         let local = current.filter(|record| record.origin == Origin::Written && !record.points_to(root));
         let Some(local) = local.and_then(|record| record.descriptor.as_ref()) else {
             return Ok(theirs);

@@ -1,12 +1,12 @@
 //! Makes a name point to nothing.
-//! Hears [`RemovalWanted`]; says [`NameRemoved`]; touches `catalog`.
+//! Hears [`RemovalWanted`]; says [`NameChanged`], [`NameRemoved`]; touches `catalog`.
 //! Invariant: deletes no blob, so nothing that another name reaches is lost.
 
 use std::sync::Arc;
 
 use actix::{Context, Handler};
 use larder_catalog::Origin;
-use larder_messages::{NameRemoved, RemovalWanted, Work};
+use larder_messages::{NameChanged, NameRemoved, RemovalWanted, Work};
 use larder_runtime::{Outcome, Says, on_pool};
 
 use crate::{IndexError, Indexer};
@@ -27,8 +27,12 @@ impl Handler<Remove> for Indexer {
         on_pool(async move {
             let removed = ports.catalog.remove(&wanted.name, Origin::Removed).await;
             let existed = removed.map_err(|source| IndexError::catalog(&wanted.name, source))?;
-            let id = wanted.id();
-            Ok(Says::default().news(&NameRemoved { id, name: wanted.name, existed }))
+            let (id, name) = (wanted.id(), wanted.name);
+            let mut says = Says::default();
+            if existed {
+                says = says.news(&NameChanged { name: name.clone() });
+            }
+            Ok(says.news(&NameRemoved { id, name, existed }))
         })
     }
 }

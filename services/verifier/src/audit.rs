@@ -50,7 +50,7 @@ async fn audit(blobs: &Blobs, wanted: &AuditWanted) -> Result<AuditFinished, Blo
         blobs: 0,
         bytes: 0,
         absent_platforms: closure.absent.len() as u64,
-        problems: known_problems(&closure),
+        problems: known_problems(&closure, wanted.partial),
     };
     let Closure { blobs: all, missing, .. } = closure;
     let reads = all
@@ -79,14 +79,16 @@ async fn audit(blobs: &Blobs, wanted: &AuditWanted) -> Result<AuditFinished, Blo
     Ok(finished)
 }
 
-fn known_problems(closure: &Closure) -> Vec<Problem> {
-    let missing = closure.missing.iter().map(|digest| Problem::Missing { digest: digest.clone() });
+fn known_problems(closure: &Closure, partial: bool) -> Vec<Problem> {
+    let root = &closure.blobs[0].digest;
+    let missing = closure.missing.iter().filter(|digest| !partial || *digest == root);
+    let missing = missing.map(|digest| Problem::Missing { digest: digest.clone() });
     let invalid = closure.invalid.iter().map(|(digest, what)| {
         let (digest, what) = (digest.clone(), what.clone());
         Problem::Invalid { digest, what }
     });
-    let hollow = closure.is_hollow().then(|| Problem::Invalid {
-        digest: closure.blobs[0].digest.clone(),
+    let hollow = (closure.is_hollow() && !partial).then(|| Problem::Invalid {
+        digest: root.clone(),
         what: "none of the images of this index is in the cache".to_owned(),
     });
     missing.chain(invalid).chain(hollow).collect()

@@ -5,7 +5,7 @@
 use actix::{Context, Handler};
 use larder_blobs::Blobs;
 use larder_blobs::closure::{Scope, walk};
-use larder_messages::{ImageStored, ImageVerified};
+use larder_messages::{ImageStored, ImageVerified, Reach};
 use larder_oci::OciError;
 use larder_runtime::{Outcome, Says, on_pool};
 
@@ -33,7 +33,11 @@ impl Handler<Verify> for Verifier {
 
 async fn judge(blobs: &Blobs, stored: &ImageStored) -> Result<(), VerifyError> {
     let reference = || stored.reference.clone();
-    let scope = if stored.sparse { Scope::Present } else { Scope::Wanted(&stored.platforms) };
+    let scope = match stored.reach {
+        Reach::Root => return judge_root(blobs, stored).await,
+        Reach::Sparse => Scope::Present,
+        Reach::Whole => Scope::Wanted(&stored.platforms),
+    };
     let closure = walk(blobs, &stored.root, &scope).await;
     let closure = closure.map_err(|source| VerifyError::Store { reference: reference(), source })?;
     if let Some((digest, what)) = closure.invalid.first() {
@@ -43,11 +47,21 @@ async fn judge(blobs: &Blobs, stored: &ImageStored) -> Result<(), VerifyError> {
     if !closure.missing.is_empty() {
         return Err(VerifyError::Incomplete { reference: reference(), missing: closure.missing });
     }
-    if stored.sparse && closure.is_hollow() {
+    if stored.reach == Reach::Sparse && closure.is_hollow() {
         return Err(VerifyError::Hollow { reference: reference() });
     }
     match closure.uncovered(&stored.platforms) {
         Some(source) => Err(VerifyError::Image { reference: reference(), source }),
         None => Ok(()),
+    }
+}
+
+/// Judges the manifest alone: it is there, and it is one.
+async fn judge_root(blobs: &Blobs, stored: &ImageStored) -> Result<(), VerifyError> {
+    let reference = stored.reference.clone();
+    match blobs.document(&stored.root).await {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(VerifyError::Incomplete { reference, missing: vec![stored.root.digest.clone()] }),
+        Err(source) => Err(VerifyError::Store { reference, source }),
     }
 }

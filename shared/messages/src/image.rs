@@ -34,9 +34,25 @@ pub struct ImageWanted {
     /// Whether upstream is to be asked if that is still so.
     #[serde(default)]
     pub revalidate: bool,
+    /// Whether the manifest that the reference points to is enough; what hangs on it comes when it is asked for.
+    #[serde(default)]
+    pub shallow: bool,
     /// What happens to a name that was written here.
     #[serde(default)]
     pub local: OnLocal,
+}
+
+/// How much of an image must be stored before it gets a name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reach {
+    /// Everything that belongs to the wanted platforms.
+    #[default]
+    Whole,
+    /// Children of indexes may be missing, as long as one image is whole.
+    Sparse,
+    /// The manifest that the name points to; the rest can be had from upstream, or is not expected to be here.
+    Root,
 }
 
 /// How a name comes to point to an image once that is verified.
@@ -70,8 +86,8 @@ impl ImageWanted {
     /// The id of this wish.
     pub fn wanted_id(&self) -> WantedId {
         let known = self.known.as_ref().map(|known| &known.digest);
-        let Self { reference, platforms, revalidate, local, .. } = self;
-        WantedId::of(&format!("{reference}\n{platforms}\n{known:?}\n{revalidate}\n{local:?}"))
+        let Self { reference, platforms, revalidate, shallow, local, .. } = self;
+        WantedId::of(&format!("{reference}\n{platforms}\n{known:?}\n{revalidate}\n{shallow}\n{local:?}"))
     }
 }
 
@@ -115,9 +131,9 @@ macro_rules! image_work {
             pub root: Descriptor,
             /// The platforms that are there.
             pub platforms: PlatformSet,
-            /// Whether children of its indexes may be missing, as long as one image is whole.
+            /// How much of it must be there.
             #[serde(default)]
-            pub sparse: bool,
+            pub reach: Reach,
             /// How it gets its name.
             #[serde(default)]
             pub naming: Naming,
@@ -146,10 +162,10 @@ image_work! {
 
 impl ImageStored {
     /// What was written here, to be judged and then named.
-    pub fn written(reference: Reference, root: Descriptor, sparse: bool, naming: Naming) -> Self {
-        let wanted = WantedId::of(&format!("{reference}\n{}\n{sparse}\n{naming:?}", root.digest));
+    pub fn written(reference: Reference, root: Descriptor, reach: Reach, naming: Naming) -> Self {
+        let wanted = WantedId::of(&format!("{reference}\n{}\n{reach:?}\n{naming:?}", root.digest));
         let (platforms, fetched) = (PlatformSet::All, Fetched::default());
-        Self { wanted, reference, root, platforms, sparse, naming, fetched }
+        Self { wanted, reference, root, platforms, reach, naming, fetched }
     }
 }
 
@@ -175,15 +191,15 @@ impl Work for ImageVerified {
 
 impl From<ImageStored> for ImageVerified {
     fn from(stored: ImageStored) -> Self {
-        let ImageStored { wanted, reference, root, platforms, sparse, naming, fetched } = stored;
-        Self { wanted, reference, root, platforms, sparse, naming, fetched }
+        let ImageStored { wanted, reference, root, platforms, reach, naming, fetched } = stored;
+        Self { wanted, reference, root, platforms, reach, naming, fetched }
     }
 }
 
 impl From<ImageVerified> for ImageIndexed {
     fn from(verified: ImageVerified) -> Self {
-        let ImageVerified { wanted, reference, root, platforms, sparse, naming, fetched } = verified;
-        Self { wanted, reference, root, platforms, sparse, naming, fetched }
+        let ImageVerified { wanted, reference, root, platforms, reach, naming, fetched } = verified;
+        Self { wanted, reference, root, platforms, reach, naming, fetched }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod blob;
 mod image;
+mod listing;
 mod name;
 mod push;
 mod reason;
@@ -17,14 +18,18 @@ use uuid::Uuid;
 
 pub use larder_oci::{Expected, OnLocal, PushMode};
 
-pub use blob::{BlobProgress, BlobRejected, BlobStored, BlobWanted};
+pub use blob::{
+    BlobDeleted, BlobProgress, BlobRejected, BlobSeen, BlobSought, BlobStored, BlobWanted, ContentDeleted,
+    DeletionWanted,
+};
 pub use image::{
     Fetched, ImageIndexed, ImageProgress, ImageRejected, ImageSeen, ImageSought, ImageStored, ImageVerified,
-    ImageWanted, Naming, WantedId,
+    ImageWanted, Naming, Reach, WantedId,
 };
+pub use listing::{Listing, ListingSeen, ListingSought, UpstreamResting};
 pub use name::{
-    AuditFinished, AuditWanted, CollectionFinished, CollectionWanted, NameRemoved, Problem, RemovalWanted,
-    WishRejected,
+    AuditFinished, AuditWanted, CollectionFinished, CollectionWanted, NameChanged, NameRemoved, Problem,
+    RemovalWanted, WishRejected,
 };
 pub use push::{ImagePushed, MOUNT_FROM_MAX, PushWanted};
 pub use reason::{Reason, ReasonKind};

@@ -71,6 +71,23 @@ impl News for NameRemoved {
     }
 }
 
+/// A name points to something else than before; for those who remember names.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NameChanged {
+    /// The name.
+    pub name: String,
+}
+
+impl Fact for NameChanged {
+    const NAME: &'static str = "NameChanged";
+}
+
+impl News for NameChanged {
+    fn key(&self) -> Option<String> {
+        None
+    }
+}
+
 /// Somebody wants what a name points to re-hashed at rest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AuditWanted {
@@ -81,6 +98,9 @@ pub struct AuditWanted {
     /// Which platforms must be there; without it what is there is looked at.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub platforms: Option<PlatformSet>,
+    /// Whether what hangs on the root may be missing, as it comes only when it is asked for.
+    #[serde(default)]
+    pub partial: bool,
 }
 
 /// All platforms are written as `null`, which is something other than nothing.
@@ -95,7 +115,8 @@ impl Fact for AuditWanted {
 impl Work for AuditWanted {
     fn id(&self) -> String {
         let platforms = self.platforms.as_ref().map(ToString::to_string).unwrap_or_default();
-        token(&["audit", &self.name, self.root.digest.as_str(), &platforms])
+        let partial = if self.partial { "partial" } else { "whole" };
+        token(&["audit", &self.name, self.root.digest.as_str(), &platforms, partial])
     }
 
     fn rejected(&self, reason: Reason) -> Announcement {

@@ -64,6 +64,11 @@ impl Runtime {
         self.stopping.clone()
     }
 
+    /// Completes when the runtime has stopped: what is still in flight then has no more time.
+    pub fn stopped(&self) -> CancellationToken {
+        self.stopped.clone()
+    }
+
     /// Takes no more work, waits up to `limit` for what is in flight, and closes the bus. Work that is not done by then goes
     /// to another process.
     pub async fn stop(&self, limit: Duration) {

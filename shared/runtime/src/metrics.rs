@@ -3,7 +3,8 @@
 use std::sync::LazyLock;
 
 use prometheus::{
-    Encoder, HistogramVec, IntCounterVec, TextEncoder, register_histogram_vec, register_int_counter_vec,
+    Encoder, HistogramVec, IntCounterVec, IntGaugeVec, TextEncoder, register_histogram_vec,
+    register_int_counter_vec, register_int_gauge_vec,
 };
 
 fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
@@ -35,13 +36,33 @@ pub static PULLS: LazyLock<IntCounterVec> =
 pub static BLOBS: LazyLock<IntCounterVec> =
     LazyLock::new(|| counters("larder_blobs_total", "Wishes for blobs, by outcome.", &["outcome"]));
 
-/// Bytes moved, by `direction`: `upstream_in`, `upstream_out`, `store_in`, `store_out`.
+/// Requests for manifests and blobs by `/v2/`, by `kind` and by `outcome`: `hit`, `revalidated`, `stale` (upstream could not be
+/// asked), `miss`.
+pub static REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    counters(
+        "larder_requests_total",
+        "Requests for manifests and blobs, by kind and outcome.",
+        &["kind", "outcome"],
+    )
+});
+
+/// Bytes moved, by `direction`: `upstream_in`, `upstream_out`, `store_in`, `store_out`, `served`.
 pub static BYTES: LazyLock<IntCounterVec> =
     LazyLock::new(|| counters("larder_bytes_total", "Bytes moved, by direction.", &["direction"]));
 
 /// Requests to upstream registries, by `kind`.
 pub static UPSTREAM_REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     counters("larder_upstream_requests_total", "Requests to upstream registries, by kind.", &["kind"])
+});
+
+/// Upstream hosts that are left alone now, by `reason`: `limited` (they said so), `failing` (they failed too often in a row).
+pub static UPSTREAMS_RESTING: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!(
+        "larder_upstreams_resting",
+        "Upstream hosts that are left alone now, by reason.",
+        &["reason"]
+    )
+    .expect("metric names are distinct")
 });
 
 /// Makes every series that has no free labels visible from the start, so that a rate over it is right from the first event on.
@@ -52,7 +73,15 @@ pub fn announce() {
     for outcome in ["hit", "miss", "failed"] {
         BLOBS.with_label_values(&[outcome]);
     }
-    for direction in ["upstream_in", "upstream_out", "store_in", "store_out"] {
+    for reason in ["limited", "failing"] {
+        UPSTREAMS_RESTING.with_label_values(&[reason]);
+    }
+    for kind in ["manifest", "blob"] {
+        for outcome in ["hit", "revalidated", "stale", "miss"] {
+            REQUESTS.with_label_values(&[kind, outcome]);
+        }
+    }
+    for direction in ["upstream_in", "upstream_out", "store_in", "store_out", "served"] {
         BYTES.with_label_values(&[direction]);
     }
 }
