@@ -42,6 +42,14 @@ pub enum FetchError {
         #[source]
         source: OciError,
     },
+    /// It does not end, and nobody says how long it is.
+    #[error("{reference} goes on after {limit_bytes} bytes, and nobody says how long it is")]
+    Endless {
+        /// What was asked for.
+        reference: Reference,
+        /// How many bytes are put up with.
+        limit_bytes: u64,
+    },
     /// One of its blobs was rejected.
     #[error("{}", .0.message)]
     Blob(Reason),
@@ -65,6 +73,7 @@ impl From<FetchError> for Failure {
     fn from(error: FetchError) -> Self {
         let kind = match &error {
             FetchError::Upstream { source, .. } => upstream_kind(source),
+            FetchError::Endless { .. } => ReasonKind::Upstream,
             FetchError::Store { source, .. } if source.is_integrity() => ReasonKind::Integrity,
             FetchError::Store { .. } => ReasonKind::Storage,
             FetchError::Image { source, .. } => image_kind(source),

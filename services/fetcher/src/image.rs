@@ -1,6 +1,6 @@
 //! Brings one image in: resolves it, finds what is missing, and has each missing blob brought in once.
 //! Hears [`ImageWanted`]; says [`BlobWanted`], [`ImageStored`]; touches `registry`, `blobs`.
-//! Invariant: says [`ImageStored`] only when every wanted blob is committed.
+//! Invariant: says [`ImageStored`] only when every wanted blob is committed; of a shallow wish, the manifest it begins with.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,13 +11,12 @@ use bytes::Bytes;
 use larder_blobs::BlobError;
 use larder_messages::{
     BlobProgress, BlobRejected, BlobStored, BlobWanted, Fetched, ImageProgress, ImageStored, ImageWanted,
-    Job, Naming, topic,
+    Job, Naming, Reach, topic,
 };
 use larder_oci::{
-    Config, Descriptor, Digest, Document, Kind, MANIFEST_BYTES_MAX, OciError, PlatformSet, Reference,
-    media_type,
+    Config, Descriptor, Digest, Document, Kind, MANIFEST_BYTES_MAX, OciError, PlatformSet, media_type,
 };
-use larder_registry::RegistryError;
+use larder_registry::{Head, RegistryError};
 use larder_runtime::{Ear, Outcome, Says, on_pool};
 
 use crate::plan::Plan;
@@ -49,18 +48,21 @@ impl Handler<FetchImage> for Fetcher {
     }
 }
 
-struct Fetch<'a> {
-    ports: &'a Ports,
-    job: &'a Job,
-    wanted: &'a ImageWanted,
-    fetched: Fetched,
+pub(crate) struct Fetch<'a> {
+    pub(crate) ports: &'a Ports,
+    pub(crate) job: &'a Job,
+    pub(crate) wanted: &'a ImageWanted,
+    pub(crate) fetched: Fetched,
 }
 
 impl Fetch<'_> {
-    async fn image(&mut self) -> Result<ImageStored, FetchError> {
+    pub(crate) async fn image(&mut self) -> Result<ImageStored, FetchError> {
         let (root, document) = self.resolve().await?;
         self.ports.resolved.remember(self.job.id, &root);
         self.count(std::slice::from_ref(&root));
+        if self.wanted.shallow {
+            return Ok(self.stored(root, Reach::Root));
+        }
         self.refuse_wrong_platform(&document).await?;
         let mut plan = Plan::new(self.wanted.platforms.clone());
         plan.add(&document).map_err(|source| self.image_error(source))?;
@@ -83,15 +85,19 @@ impl Fetch<'_> {
         plan.refuse_missing().map_err(|source| self.image_error(source))?;
         self.count(&plan.blobs);
         self.bring(&plan.blobs).await?;
-        Ok(ImageStored {
+        Ok(self.stored(root, Reach::Whole))
+    }
+
+    fn stored(&self, root: Descriptor, reach: Reach) -> ImageStored {
+        ImageStored {
             wanted: self.wanted.wanted_id(),
             reference: self.wanted.reference.clone(),
             root,
             platforms: self.wanted.platforms.clone(),
-            sparse: false,
+            reach,
             naming: Naming::Pulled { local: self.wanted.local },
             fetched: self.fetched,
-        })
+        }
     }
 
     /// Finds what the reference points to, and stores it.
@@ -103,8 +109,9 @@ impl Fetch<'_> {
             let document = Document::parse(bytes, Some(&root.media_type));
             return Ok((root, document.map_err(|source| self.image_error(source))?));
         }
-        if let Some(known) = &self.wanted.known
-            && (!self.wanted.revalidate || self.is_still(known).await?)
+        // What a digest names does not change.
+        let is_fixed = !self.wanted.revalidate || reference.digest().is_some();
+        if let Some(known) = self.wanted.known.as_ref().filter(|_| is_fixed)
             && let Some(bytes) = self.stored_bytes(&known.digest).await?
         {
             let document = Document::parse(bytes, Some(&known.media_type));
@@ -114,11 +121,18 @@ impl Fetch<'_> {
             && let Some(bytes) = self.stored_bytes(digest).await?
         {
             let document = Document::parse(bytes, None).map_err(|source| self.image_error(source))?;
-            return Ok((describe(&document, reference), document));
+            return Ok((describe(&document, Some(digest)), document));
         }
-        let document =
-            self.ports.registry.manifest(reference).await.map_err(|source| self.upstream_error(source))?;
-        let root = describe(&document, reference);
+        let head = self.head().await?;
+        if let Some(stored) = self.headed(head.as_ref()).await? {
+            return Ok(stored);
+        }
+        let got = match &head {
+            Some(head) => self.ports.registry.headed_manifest(reference, head).await,
+            None => self.ports.registry.manifest(reference).await,
+        };
+        let document = got.map_err(|source| self.upstream_error(source))?;
+        let root = describe(&document, reference.digest());
         self.fetched.fetched_blobs += 1;
         self.fetched.fetched_bytes += root.size;
         let put = self.ports.blobs.put(&root.digest, document.bytes().clone()).await;
@@ -126,21 +140,47 @@ impl Fetch<'_> {
         Ok((root, document))
     }
 
-    /// Whether upstream still has `known` under this name.
-    async fn is_still(&self, known: &Descriptor) -> Result<bool, FetchError> {
-        let head = self.ports.registry.head_manifest(&self.wanted.reference).await;
-        let head = head.map_err(|source| self.upstream_error(source))?;
-        let Some(head) = head else {
-            let what = self.wanted.reference.to_string();
-            return Err(self.upstream_error(RegistryError::NotFound { what }));
+    /// What upstream says it has under the tag, for some registries bill manifests but not this question; `None` where only the
+    /// manifest itself can tell.
+    async fn head(&self) -> Result<Option<Head>, FetchError> {
+        let reference = &self.wanted.reference;
+        if reference.digest().is_some() {
+            return Ok(None);
+        }
+        match self.ports.registry.head_manifest(reference).await {
+            Ok(Some(head)) => Ok(Some(head)),
+            Ok(None) => {
+                let what = reference.to_string();
+                Err(self.upstream_error(RegistryError::NotFound { what }))
+            }
+            // A refusal has no words here: to ask for the manifest tells the reason, or that only the question was wrong.
+            Err(error) if error.status().is_some_and(is_refusal) => Ok(None),
+            Err(error) => Err(self.upstream_error(error)),
+        }
+    }
+
+    /// The manifest that `head` is of, if it is stored.
+    async fn headed(&self, head: Option<&Head>) -> Result<Option<(Descriptor, Document)>, FetchError> {
+        let Some(digest) = head.and_then(|head| head.digest.as_ref()) else {
+            return Ok(None);
         };
-        Ok(head.digest.as_ref() == Some(&known.digest))
+        let Some(bytes) = self.stored_bytes(digest).await? else {
+            return Ok(None);
+        };
+        let known = self.wanted.known.as_ref().filter(|known| known.digest == *digest);
+        // What is stored under a digest that a registry names may be anything.
+        let document = Document::parse(bytes, known.map(|known| known.media_type.as_str())).ok();
+        Ok(document.map(|document| {
+            let root = known.cloned().unwrap_or_else(|| describe(&document, Some(digest)));
+            (root, document)
+        }))
     }
 
     async fn stored_bytes(&self, digest: &Digest) -> Result<Option<Bytes>, FetchError> {
         match self.ports.blobs.read_small(digest, MANIFEST_BYTES_MAX as u64).await {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(BlobError::NotFound(_)) => Ok(None),
+            // What is too large for a manifest is whole, and something else.
+            Err(BlobError::NotFound(_) | BlobError::WrongSize { .. }) => Ok(None),
             Err(error) if error.is_integrity() => {
                 tracing::warn!(%digest, %error, "a stored document is damaged; it is fetched again");
                 self.ports.blobs.delete(digest).await.map_err(|source| self.store_error(source))?;
@@ -232,7 +272,7 @@ impl Fetch<'_> {
 
     async fn ask(&self, blobs: impl Iterator<Item = &Descriptor>) -> Result<(), FetchError> {
         for blob in blobs {
-            let wanted = BlobWanted { blob: blob.clone(), from: self.wanted.reference.clone() };
+            let wanted = BlobWanted::of(blob, &self.wanted.reference);
             // A full queue, or a bus that is away for a moment: the next round asks again.
             if let Err(error) = self.ports.voice.say(self.job, &wanted).await {
                 tracing::debug!(digest = %blob.digest, %error, "cannot ask for a blob yet");
@@ -302,10 +342,15 @@ fn is_document(blob: &Descriptor) -> bool {
     read && blob.size <= MANIFEST_BYTES_MAX as u64
 }
 
-/// Describes `document` by the digest it was asked for by, if it was.
-fn describe(document: &Document, reference: &Reference) -> Descriptor {
+/// Whether a registry that answers so understood and refused. Where it knows no `HEAD` (405), the client has asked for the manifest.
+fn is_refusal(status: u16) -> bool {
+    matches!(status, 400 | 402 | 403 | 406..=428 | 430..=499)
+}
+
+/// Describes `document`, by `digest` if that is what names it.
+fn describe(document: &Document, digest: Option<&Digest>) -> Descriptor {
     let mut descriptor = document.descriptor();
-    if let Some(digest) = reference.digest() {
+    if let Some(digest) = digest {
         descriptor.digest = digest.clone();
     }
     descriptor

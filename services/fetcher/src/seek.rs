@@ -1,12 +1,12 @@
-//! Looks what upstream has under a name.
-//! Hears [`ImageSought`]; says [`ImageSeen`]; touches `registry`, `blobs`.
-//! Invariant: says that upstream has no such image only when upstream says so.
+//! Looks what upstream has, without bringing it in.
+//! Hears [`ImageSought`], [`BlobSought`]; says [`ImageSeen`], [`BlobSeen`]; touches `registry`, `blobs`.
+//! Invariant: says that upstream has no such image or blob only when upstream says so.
 
 use std::sync::Arc;
 
 use actix::{Context, Handler};
 use larder_blobs::BlobError;
-use larder_messages::{BlobWanted, ImageSeen, ImageSought, Job, Work};
+use larder_messages::{BlobSeen, BlobSought, BlobWanted, ImageSeen, ImageSought, Job, Work};
 use larder_oci::{Config, Digest, Document, Kind, MANIFEST_BYTES_MAX, Platform, Reference};
 use larder_registry::RegistryError;
 use larder_runtime::{Outcome, Says, on_pool};
@@ -45,6 +45,36 @@ impl Handler<Seek> for Fetcher {
     }
 }
 
+/// Look whether upstream has a blob.
+#[derive(actix::Message)]
+#[rtype(result = "Outcome")]
+pub struct SeekBlob {
+    /// Which, and where.
+    pub sought: BlobSought,
+}
+
+impl Handler<SeekBlob> for Fetcher {
+    type Result = actix::ResponseFuture<Outcome>;
+
+    fn handle(&mut self, SeekBlob { sought }: SeekBlob, _: &mut Context<Self>) -> Self::Result {
+        let ports = Arc::clone(&self.ports);
+        on_pool(async move {
+            let size = blob_size(&ports, &sought.at).await?;
+            Ok(Says::default().news(&BlobSeen { id: sought.id(), size }))
+        })
+    }
+}
+
+/// The size in bytes of the blob that `at` names, if upstream has it.
+pub(crate) async fn blob_size(ports: &Ports, at: &Reference) -> Result<Option<u64>, FetchError> {
+    let Some(digest) = at.digest() else {
+        // Blobs have no tags.
+        return Ok(None);
+    };
+    let size = ports.registry.head_blob(at, digest).await;
+    size.map_err(|source| FetchError::Upstream { reference: at.clone(), source })
+}
+
 struct Seeker<'a> {
     ports: &'a Ports,
     job: &'a Job,
@@ -72,7 +102,7 @@ impl Seeker<'_> {
         };
         let document = match stored {
             Some(document) => document,
-            None => match self.ports.registry.manifest(self.reference).await {
+            None => match self.ports.registry.headed_manifest(self.reference, &head).await {
                 Ok(document) => document,
                 Err(RegistryError::NotFound { .. }) => return Ok(None),
                 Err(error) => return Err(self.upstream(error)),
@@ -90,7 +120,7 @@ impl Seeker<'_> {
                 Ok(platforms.filter(|platform| !platform.is_unknown()).collect())
             }
             Kind::Image(image) => {
-                let wanted = BlobWanted { blob: image.config.clone(), from: self.reference.clone() };
+                let wanted = BlobWanted::of(&image.config, self.reference);
                 blob::fetch(self.ports, self.job, &wanted).await?;
                 let read = self.ports.blobs.read_small(&image.config.digest, MANIFEST_BYTES_MAX as u64).await;
                 let config = Config::parse(&read.map_err(|source| self.store(source))?);

@@ -20,7 +20,7 @@ use crate::{Ports, PushError};
 struct World {
     ports: Ports,
     registry: Registry,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 /// A manifest with all that is below it.
@@ -90,7 +90,7 @@ impl World {
             ..larder_registry::Config::default()
         };
         let registry = Client::new(config).unwrap();
-        Self { ports: Ports { blobs, registry }, registry: Registry::start().await, _directory: directory }
+        Self { ports: Ports { blobs, registry }, registry: Registry::start().await, directory }
     }
 
     /// Puts all of `made` into the cache.

@@ -23,7 +23,7 @@ pub(crate) async fn accept(reply: Reply, what: &str, config: &Config) -> Result<
 /// Reads the answer to a request for `what` as an error.
 pub(crate) async fn refuse(reply: Reply, what: &str, config: &Config) -> RegistryError {
     let (host, status) = (reply.authority(), reply.status());
-    let retry_after = reply.header(RETRY_AFTER).and_then(|text| parse_retry_after(text, SystemTime::now()));
+    let retry_after = retry_after(&reply);
     // The status decides; a body that cannot be read adds nothing to it.
     let body = reply.body("an error", config.token_bytes_max, config.read_timeout());
     let reason = body.await.map(|body| parse_reason(&body)).unwrap_or_default();
@@ -34,6 +34,11 @@ pub(crate) async fn refuse(reply: Reply, what: &str, config: &Config) -> Registr
         StatusCode::TOO_MANY_REQUESTS => RegistryError::RateLimited { host, retry_after, reason },
         status => RegistryError::Status { host, status, retry_after, reason },
     }
+}
+
+/// How long `reply` asks to wait.
+pub(crate) fn retry_after(reply: &Reply) -> Option<Duration> {
+    parse_retry_after(reply.header(RETRY_AFTER)?, SystemTime::now())
 }
 
 fn parse_reason(body: &[u8]) -> Reason {

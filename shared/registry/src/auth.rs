@@ -112,10 +112,10 @@ impl Auth {
         endpoint: &Endpoint,
         scope: &Scope,
     ) -> Result<Option<Authorization>, RegistryError> {
-        match endpoint.challenge() {
-            Some(challenge) => self.meet(endpoint, &challenge, scope, None).await,
-            None => Ok(None),
-        }
+        let Some(challenge) = endpoint.challenge() else {
+            return Ok(None);
+        };
+        self.meet(endpoint, &challenge, scope, None).await
     }
 
     /// Answers the challenge in `reply`, a 401 to a request that showed `rejected`.
@@ -158,6 +158,21 @@ impl Auth {
     }
 
     async fn meet(
+        &self,
+        endpoint: &Endpoint,
+        challenge: &Challenge,
+        scope: &Scope,
+        rejected: Option<&Authorization>,
+    ) -> Result<Option<Authorization>, RegistryError> {
+        let met = self.meet_once(endpoint, challenge, scope, rejected).await;
+        if met.is_err() {
+            // It may ask for something else by now, or for nothing: the next request finds out.
+            endpoint.forget_challenge();
+        }
+        met
+    }
+
+    async fn meet_once(
         &self,
         endpoint: &Endpoint,
         challenge: &Challenge,
@@ -224,6 +239,13 @@ impl Auth {
         }
         if reply.status() == StatusCode::UNAUTHORIZED {
             return Err(unauthorized(&reply));
+        }
+        if reply.status() == StatusCode::NOT_FOUND {
+            // Which says nothing of what the token is for.
+            return Err(RegistryError::Protocol {
+                host: passage.authority(),
+                what: "it names a token endpoint that does not exist",
+            });
         }
         let reply = answer::accept(reply, "the token endpoint", &self.config).await?;
         let (limit, within) = (self.config.token_bytes_max, self.config.read_timeout());

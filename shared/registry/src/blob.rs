@@ -7,13 +7,14 @@ use larder_oci::{Digest, Reference};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::answer::refuse;
+use crate::answer::{accept, refuse};
 use crate::auth::Scope;
 use crate::client::{Ask, Client};
 use crate::egress::Reply;
 use crate::error::RegistryError;
 use crate::patience::{RateFloor, Turns};
 use crate::traffic::Kind;
+use crate::upstream::Endpoint;
 
 /// A transfer that was cut after less than this has made no progress, so that a server that gives a byte per connection does
 /// not hold us for ever.
@@ -32,7 +33,8 @@ pub enum Chunk {
 ///
 /// When the transfer is cut it asks again for what is missing, from the next mirror or the registry, a bounded number of times
 /// in a row without progress. It never joins bytes of which it cannot tell that they belong together: then it says
-/// [`Chunk::Restart`]. Holds one of the host's transfer permits while it lives.
+/// [`Chunk::Restart`]. Holds one of the host's transfer permits while it lives, if it is of a
+/// whole blob.
 pub struct BlobStream {
     client: Client,
     turns: Turns,
@@ -42,6 +44,8 @@ pub struct BlobStream {
     size: Option<u64>,
     /// The size that the server declared, in bytes.
     total: Option<u64>,
+    /// Where the wanted part ends, if it is not the whole blob.
+    end: Option<u64>,
     /// The strong entity tag that came with the bytes so far, and whose turn it was.
     tag: Option<(usize, HeaderValue)>,
     /// The offset of the next byte.
@@ -51,7 +55,7 @@ pub struct BlobStream {
     body: Option<Reply>,
     is_restart_due: bool,
     floor: RateFloor,
-    _permit: OwnedSemaphorePermit,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl std::fmt::Debug for BlobStream {
@@ -77,8 +81,35 @@ impl Client {
         size: Option<u64>,
         offset: u64,
     ) -> Result<BlobStream, RegistryError> {
+        let permit = self.upstream(repository.registry())?.transfer().await;
+        let wish = Wish { size, offset, end: None, permit: Some(permit) };
+        self.open_blob(repository, digest, wish).await
+    }
+
+    /// Opens `length` bytes of the blob `digest` of the repository of `repository`, from the byte `offset` on. They cannot be verified by
+    /// themselves. The stream never says [`Chunk::Restart`]. It takes none of the host's transfer permits, which are for whole blobs: how
+    /// many there are at a time is for the caller to bound.
+    ///
+    /// # Errors
+    /// [`RegistryError::Protocol`] when the registry gives no parts of blobs, otherwise as [`Client::blob`].
+    pub async fn blob_range(
+        &self,
+        repository: &Reference,
+        digest: &Digest,
+        offset: u64,
+        length: u64,
+    ) -> Result<BlobStream, RegistryError> {
+        let end = Some(offset.saturating_add(length));
+        self.open_blob(repository, digest, Wish { size: None, offset, end, permit: None }).await
+    }
+
+    async fn open_blob(
+        &self,
+        repository: &Reference,
+        digest: &Digest,
+        Wish { size, offset, end, permit }: Wish,
+    ) -> Result<BlobStream, RegistryError> {
         let turns = self.turns(repository.registry())?;
-        let permit = turns.upstream.transfer().await;
         let mut stream = BlobStream {
             client: self.clone(),
             turns,
@@ -86,6 +117,7 @@ impl Client {
             digest: digest.clone(),
             size,
             total: None,
+            end,
             tag: None,
             at: offset,
             progressed: offset,
@@ -99,12 +131,92 @@ impl Client {
         }
         Ok(stream)
     }
+
+    /// The size in bytes of the blob `digest` of the repository of `repository`; `None` is a registry's clear answer that it has no
+    /// such blob. Its content is asked for only where the registry does not say otherwise, and then not read.
+    ///
+    /// # Errors
+    /// [`RegistryError::Protocol`] when the registry does not say how long it is, and all that keeps it from a clear answer.
+    pub async fn head_blob(
+        &self,
+        repository: &Reference,
+        digest: &Digest,
+    ) -> Result<Option<u64>, RegistryError> {
+        let mut turns = self.turns(repository.registry())?;
+        loop {
+            let error = match self.blob_size_once(turns.endpoint(), repository, digest).await {
+                Ok(size) => return Ok(Some(size)),
+                Err(error) => error,
+            };
+            match turns.failed(error).await {
+                Err(RegistryError::NotFound { .. }) => return Ok(None),
+                failed => failed?,
+            }
+        }
+    }
+
+    async fn blob_size_once(
+        &self,
+        endpoint: &Endpoint,
+        repository: &Reference,
+        digest: &Digest,
+    ) -> Result<u64, RegistryError> {
+        let name = repository.repository();
+        let head = ask(endpoint, (Kind::BlobHead, Method::HEAD), name, digest);
+        let reply = self.ask(endpoint, &head).await?;
+        let is_refused =
+            matches!(reply.status(), StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED);
+        if !is_refused {
+            let reply = accept(reply, digest.as_str(), &self.config).await?;
+            reply.check_encoding()?;
+            if let Some(size) = reply.content_length() {
+                return Ok(size);
+            }
+        }
+        let get = ask(endpoint, (Kind::BlobGet, Method::GET), name, digest);
+        let reply = self.ask(endpoint, &get).await?;
+        let reply = accept(reply, digest.as_str(), &self.config).await?;
+        reply.check_encoding()?;
+        let what = "it does not say how long a blob is";
+        reply.content_length().ok_or_else(|| RegistryError::Protocol { host: reply.authority(), what })
+    }
+}
+
+/// Which bytes of a blob are wanted, and its size if that is known.
+struct Wish {
+    size: Option<u64>,
+    offset: u64,
+    end: Option<u64>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+fn ask<'a>(
+    endpoint: &Endpoint,
+    (kind, method): (Kind, Method),
+    repository: &'a str,
+    digest: &Digest,
+) -> Ask<'a> {
+    Ask {
+        kind,
+        method,
+        repository,
+        path: format!("blobs/{digest}"),
+        query: Vec::new(),
+        headers: HeaderMap::new(),
+        scope: Scope::pull(&endpoint.repository(repository)),
+        body: None,
+    }
 }
 
 impl BlobStream {
     /// The offset of the next byte. Falls back to 0 with a [`Chunk::Restart`].
     pub fn offset(&self) -> u64 {
         self.at
+    }
+
+    /// The size of the blob in bytes, as the caller gave it or else the registry declares it.
+    pub fn size(&self) -> Option<u64> {
+        self.size.or(self.total)
     }
 
     /// The next piece, or `None` after the last.
@@ -141,6 +253,10 @@ impl BlobStream {
                         let got = self.at;
                         self.mend(RegistryError::TooShort { size, got }).await?;
                     }
+                    _ if self.end.is_some() => {
+                        let (size, got) = (self.end.unwrap_or_default(), self.at);
+                        self.mend(RegistryError::TooShort { size, got }).await?;
+                    }
                     _ => {
                         self.size = Some(self.at);
                         self.body = None;
@@ -154,11 +270,11 @@ impl BlobStream {
     }
 
     fn expected(&self) -> Option<u64> {
-        self.size.or(self.total)
+        self.end.or(self.size).or(self.total)
     }
 
     fn is_complete(&self) -> bool {
-        self.size == Some(self.at)
+        self.end.or(self.size) == Some(self.at)
     }
 
     fn too_slow(&self) -> RegistryError {
@@ -168,7 +284,11 @@ impl BlobStream {
         }
     }
 
-    fn take(&mut self, bytes: Bytes) -> Result<Chunk, RegistryError> {
+    fn take(&mut self, mut bytes: Bytes) -> Result<Chunk, RegistryError> {
+        if let Some(end) = self.end {
+            // A registry may give more than it was asked for.
+            bytes.truncate(usize::try_from(end - self.at).unwrap_or(usize::MAX));
+        }
         let at = self.at + bytes.len() as u64;
         if let Some(size) = self.expected().filter(|size| at > *size) {
             self.body = None;
@@ -214,21 +334,27 @@ impl BlobStream {
                 let declared = reply.content_length();
                 self.check_declared(declared)?;
                 if self.at > 0 {
+                    self.refuse_restart(&reply)?;
                     self.restart();
                 }
                 self.total = declared;
             }
-            StatusCode::PARTIAL_CONTENT if self.at > 0 => {
+            StatusCode::PARTIAL_CONTENT if self.asks_for_part() => {
                 reply.check_encoding()?;
                 let Some(range) = self.continuation(&reply) else {
+                    self.refuse_restart(&reply)?;
                     self.restart();
                     return Ok(());
                 };
                 self.check_declared(range.total)?;
                 self.total = range.total.or(self.total);
             }
-            StatusCode::RANGE_NOT_SATISFIABLE if self.at > 0 => {
-                self.restart();
+            StatusCode::RANGE_NOT_SATISFIABLE if self.at > 0 && self.end.is_none() => {
+                if self.is_all(&reply) {
+                    self.size = Some(self.at);
+                } else {
+                    self.restart();
+                }
                 return Ok(());
             }
             status if status.is_success() => {
@@ -246,26 +372,36 @@ impl BlobStream {
 
     async fn request(&self) -> Result<Reply, RegistryError> {
         let endpoint = self.turns.endpoint();
-        let mut headers = HeaderMap::new();
-        if self.at > 0 {
-            let range = format!("bytes={}-", self.at);
+        let mut ask = ask(endpoint, (Kind::BlobGet, Method::GET), &self.repository, &self.digest);
+        if self.asks_for_part() {
+            let last = self.end.map(|end| (end - 1).to_string()).unwrap_or_default();
+            let range = format!("bytes={}-{last}", self.at);
             let range = HeaderValue::try_from(range).expect("a range is printable ASCII");
-            headers.insert(RANGE, range);
+            ask.headers.insert(RANGE, range);
             if let Some(tag) = self.known_tag() {
-                headers.insert(IF_RANGE, tag.clone());
+                ask.headers.insert(IF_RANGE, tag.clone());
             }
         }
-        let ask = Ask {
-            kind: Kind::BlobGet,
-            method: Method::GET,
-            repository: &self.repository,
-            path: format!("blobs/{}", self.digest),
-            query: Vec::new(),
-            headers,
-            scope: Scope::pull(&endpoint.repository(&self.repository)),
-            body: None,
-        };
         self.client.ask(endpoint, &ask).await
+    }
+
+    fn asks_for_part(&self) -> bool {
+        self.at > 0 || self.end.is_some()
+    }
+
+    /// Who wants a part cannot begin anew.
+    fn refuse_restart(&self, reply: &Reply) -> Result<(), RegistryError> {
+        let what = "a part of a blob was asked for, and it answers with something else";
+        match self.end {
+            Some(_) => Err(RegistryError::Protocol { host: reply.authority(), what }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether `reply` refuses to give more because there is no more.
+    fn is_all(&self, reply: &Reply) -> bool {
+        let total = reply.header(CONTENT_RANGE).and_then(|text| text.strip_prefix("bytes */"));
+        self.size.is_none() && total.and_then(|total| total.parse().ok()) == Some(self.at)
     }
 
     /// The tag of the bytes so far, if they came from whose turn it is: others may tag the same bytes differently.

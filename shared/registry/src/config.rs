@@ -31,6 +31,9 @@ pub struct Config {
     pub retry_wait_ms_min: u64,
     /// Longest wait before trying again, also when the registry asks for more, in milliseconds.
     pub retry_wait_ms_max: u64,
+    /// Longest that a request for content waits for a host that is to be left alone, in milliseconds; it fails at once when it
+    /// would have to wait for longer. Pushes wait for `retry_wait_ms_max`.
+    pub rest_wait_ms_max: u64,
     /// Time for a connection to stand, in milliseconds.
     pub connect_timeout_ms: u64,
     /// Time without a byte before a transfer counts as cut, in milliseconds.
@@ -87,6 +90,7 @@ impl Default for Config {
             retries_max: 5,
             retry_wait_ms_min: 200,
             retry_wait_ms_max: 60_000,
+            rest_wait_ms_max: 5_000,
             connect_timeout_ms: 10_000,
             read_timeout_ms: 30_000,
             commit_timeout_ms: 300_000,
@@ -104,6 +108,11 @@ impl Default for Config {
 impl Config {
     pub(crate) fn read_timeout(&self) -> Duration {
         Duration::from_millis(self.read_timeout_ms)
+    }
+
+    /// How long a request for content waits for a host that rests.
+    pub(crate) fn rest_wait_max(&self) -> Duration {
+        Duration::from_millis(self.rest_wait_ms_max.min(self.retry_wait_ms_max))
     }
 
     /// Checks what can be checked without touching disk or network.

@@ -165,6 +165,24 @@ pub enum RegistryError {
         /// The least rate that is put up with.
         floor_bytes_per_s: u64,
     },
+    /// It failed too often in a row, and is not asked.
+    #[error("{host} has failed too often and is left alone for {left:?}")]
+    Resting {
+        /// Who.
+        host: String,
+        /// For how much longer.
+        left: Duration,
+    },
+    /// A list has more entries, pages or bytes than are put up with.
+    #[error("{host} lists more than {limit} {what}")]
+    Endless {
+        /// Who.
+        host: String,
+        /// Of what there is too much.
+        what: &'static str,
+        /// How much is put up with.
+        limit: usize,
+    },
     /// The answer makes no sense.
     #[error("{host} breaks the protocol: {what}")]
     Protocol {
@@ -215,6 +233,9 @@ pub enum Refusal {
     /// Its host has nothing to do with the registry.
     #[error("a host that is neither the registry's nor among realm_hosts")]
     ForeignHost,
+    /// It continues a list at another host, port or scheme than the list's.
+    #[error("another place than the list that it continues")]
+    ForeignLink,
     /// Its host has an address that a server at that place may not send us to.
     #[error("an address off limits, or closer to us than the registry's and not among private_hosts_allowed")]
     Address,
@@ -291,6 +312,7 @@ impl RegistryError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } | Self::Status { retry_after, .. } => *retry_after,
+            Self::Resting { left, .. } => Some(*left),
             _ => None,
         }
     }

@@ -16,9 +16,11 @@ mod credentials;
 mod egress;
 mod error;
 mod feed;
+mod listing;
 mod manifest;
 mod patience;
 mod push;
+mod rest;
 #[cfg(test)]
 mod scripted;
 #[cfg(test)]
@@ -33,4 +35,5 @@ pub use config::{Config, HostConfig, Scheme};
 pub use error::{Reason, Refusal, RegistryError};
 pub use feed::Content;
 pub use manifest::Head;
+pub use rest::{Resting, Rests};
 pub use traffic::Traffic;

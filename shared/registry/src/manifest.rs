@@ -64,6 +64,21 @@ impl Client {
         }
     }
 
+    /// Gets the manifest of which `head` was said when `at` was asked for: by the digest in it, so that what a tag comes to stand for
+    /// meanwhile does not matter. By `at` itself where `head` gives no digest, or the registry has no manifest under it.
+    ///
+    /// # Errors
+    /// As [`Client::manifest`].
+    pub async fn headed_manifest(&self, at: &Reference, head: &Head) -> Result<Document, RegistryError> {
+        if let Some(digest) = head.digest.as_ref().filter(|_| at.digest().is_none()) {
+            match self.manifest(&at.at(digest)).await {
+                Err(RegistryError::NotFound { .. }) => {}
+                got => return got,
+            }
+        }
+        self.manifest(at).await
+    }
+
     /// Asks the registry itself, never a mirror, what `at` stands for. `None` is its clear answer that there is no such manifest.
     ///
     /// # Errors

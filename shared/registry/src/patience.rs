@@ -34,6 +34,12 @@ impl Retries {
         Self { builder, waits: builder.build(), wait_max, unanswered: 0, traffic: Arc::clone(traffic) }
     }
 
+    /// The same, waiting for no longer than `wait_max` at a time.
+    pub(crate) fn at_most(mut self, wait_max: Duration) -> Self {
+        self.wait_max = self.wait_max.min(wait_max);
+        self
+    }
+
     /// Waits before the next try.
     ///
     /// # Errors
@@ -100,16 +106,17 @@ impl Turns {
     /// Passes the turn on, because of `error`.
     ///
     /// # Errors
-    /// `error` itself, when the origin's turn was the last.
+    /// `error` itself, when the origin's turn was the last, or the origin is to be left alone for longer than we wait.
     pub(crate) async fn failed(&mut self, error: RegistryError) -> Result<(), RegistryError> {
         let endpoint = self.endpoint();
         if endpoint.is_mirror() {
             tracing::debug!(mirror = endpoint.host(), %error, "passing over a mirror");
-            if matches!(error, RegistryError::Unreachable { .. } | RegistryError::TimedOut { .. }) {
-                endpoint.rest();
-            }
             self.turn += 1;
         } else {
+            // It would still rest when we come back.
+            if endpoint.rest().left().is_some_and(|left| left > self.retries.wait_max) {
+                return Err(error);
+            }
             self.retries.after(error).await?;
             self.turn = 0;
         }
@@ -118,7 +125,7 @@ impl Turns {
     }
 
     fn skip_resting(&mut self) {
-        while self.endpoint().is_mirror() && self.endpoint().is_resting() {
+        while self.endpoint().is_mirror() && self.endpoint().rest().left().is_some() {
             self.turn += 1;
         }
     }

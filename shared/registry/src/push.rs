@@ -68,17 +68,18 @@ impl Client {
 
     /// Pushes `blob`: in one request, unless the configuration or the registry wants pieces. `open` gives its bytes from an
     /// offset on, and is called anew for each try. An upload that is cut goes on from what the registry has of it, if it can
-    /// tell. Waits for one of the host's transfer permits.
+    /// tell. Waits for one of the host's transfer permits. Returns whether the registry says that what it has got has that digest:
+    /// when it does not, only whoever gave the bytes can tell.
     ///
     /// # Errors
-    /// [`RegistryError::Source`] when the bytes cannot be read or are not as many as `blob` says, and all that keeps the
-    /// registry from taking them after trying again.
+    /// [`RegistryError::Source`] when the bytes cannot be read or are not as many as `blob` says, [`RegistryError::Corrupt`] when
+    /// the registry says that it has got another digest, and all that keeps it from taking them after trying again.
     pub async fn push_blob(
         &self,
         to: &Reference,
         blob: &Descriptor,
         open: impl Fn(u64) -> BoxFuture<'static, Result<Content, io::Error>>,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<bool, RegistryError> {
         let _permit = self.upstream(to.registry())?.transfer().await;
         let (mut retries, mut progressed) = (self.retries(), 0);
         let mut piece_bytes = self.config.push_chunk_bytes;
@@ -90,8 +91,9 @@ impl Client {
                 None => (self.open_session(to).await?, 0),
             };
             let piece = if is_resumed { pieces_of(piece_bytes) } else { piece_bytes };
-            let Err(error) = self.send(&mut session, blob, offset, piece, &open).await else {
-                return Ok(());
+            let error = match self.send(&mut session, blob, offset, piece, &open).await {
+                Ok(is_confirmed) => return Ok(is_confirmed),
+                Err(error) => error,
             };
             let mend = Mend::of(&error, piece, is_resumed);
             if mend == Mend::None {
@@ -126,7 +128,7 @@ impl Client {
         offset: u64,
         piece_bytes: u64,
         open: impl Fn(u64) -> BoxFuture<'static, Result<Content, io::Error>>,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<bool, RegistryError> {
         if piece_bytes > 0 && offset == blob.size {
             return session.close(self, blob).await;
         }
@@ -187,11 +189,17 @@ impl Client {
         ask.body = Some(document.bytes().clone());
         let reply = self.write(to, &ask, &to.name()).await?;
         self.traffic().sent(document.bytes().len());
-        let theirs = declared_digest(&reply).filter(|theirs| theirs.algorithm() == algorithm);
+        self.confirmed(reply, &got).await?;
+        Ok(got)
+    }
+
+    /// Whether `reply` says that what the registry has got has the digest `want`; it need not say.
+    pub(crate) async fn confirmed(&self, reply: Reply, want: &Digest) -> Result<bool, RegistryError> {
+        let theirs = declared_digest(&reply).filter(|theirs| theirs.algorithm() == want.algorithm());
         reply.finish(&self.config).await;
         match theirs {
-            Some(theirs) if theirs != got => Err(RegistryError::Corrupt { want: got, got: theirs }),
-            _ => Ok(got),
+            Some(got) if got != *want => Err(RegistryError::Corrupt { want: want.clone(), got }),
+            theirs => Ok(theirs.is_some()),
         }
     }
 

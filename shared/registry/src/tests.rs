@@ -3,8 +3,10 @@
 mod auth;
 mod blob;
 mod egress;
+mod listing;
 mod manifest;
 mod push;
+mod rest;
 
 #[test]
 fn futures_can_be_spawned() {
@@ -15,6 +17,9 @@ fn futures_can_be_spawned() {
     let blob = larder_oci::Descriptor::new("", digest.clone(), 0);
     check(client.manifest(&at));
     check(client.head_manifest(&at));
+    check(client.head_blob(&at, &digest));
+    check(client.tags(&at));
+    check(client.referrers(&at, &digest));
     check(async { client.blob(&at, &digest, None, 0).await?.next().await });
     check(client.push_blob(&at, &blob, |_| Box::pin(async { Err(std::io::ErrorKind::Other.into()) })));
 }

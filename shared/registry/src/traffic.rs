@@ -11,6 +11,10 @@ pub struct Traffic {
     pub manifest_head: AtomicU64,
     /// Requests for a blob's bytes, each reopening counted.
     pub blob_get: AtomicU64,
+    /// Requests for a blob's headers.
+    pub blob_head: AtomicU64,
+    /// Requests for a page of a list of tags or referrers.
+    pub listing: AtomicU64,
     /// Requests to a token endpoint.
     pub token: AtomicU64,
     /// Requests that serve a push.
@@ -21,6 +25,8 @@ pub struct Traffic {
     pub bytes_out: AtomicU64,
     /// Waits before trying something again.
     pub retries: AtomicU64,
+    /// Answers that ask for fewer requests.
+    pub limited: AtomicU64,
 }
 
 /// What a request is for.
@@ -29,6 +35,8 @@ pub(crate) enum Kind {
     ManifestGet,
     ManifestHead,
     BlobGet,
+    BlobHead,
+    Listing,
     Token,
     Push,
 }
@@ -39,6 +47,8 @@ impl Traffic {
             Kind::ManifestGet => &self.manifest_get,
             Kind::ManifestHead => &self.manifest_head,
             Kind::BlobGet => &self.blob_get,
+            Kind::BlobHead => &self.blob_head,
+            Kind::Listing => &self.listing,
             Kind::Token => &self.token,
             Kind::Push => &self.push,
         };
@@ -55,6 +65,10 @@ impl Traffic {
 
     pub(crate) fn retried(&self) {
         add(&self.retries, 1);
+    }
+
+    pub(crate) fn limited(&self) {
+        add(&self.limited, 1);
     }
 }
 

@@ -45,17 +45,16 @@ impl Session {
         Ok(Self { passage, upstream, scope, piece_bytes_min })
     }
 
-    /// Sends the whole blob and closes the session.
+    /// Sends the whole blob and closes the session; whether the registry says that it has got this blob.
     pub(crate) async fn put(
         &self,
         client: &Client,
         blob: &Descriptor,
         feed: &Arc<Feed>,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<bool, RegistryError> {
         let passage = self.passage.clone().with_query([("digest", blob.digest.as_str())]);
         let reply = self.send(client, &passage, Method::PUT, feed, blob.size).await?;
-        reply.finish(&client.config).await;
-        Ok(())
+        client.confirmed(reply, &blob.digest).await
     }
 
     /// Sends the bytes from where `feed` stands up to `end`, and leaves the session open.
@@ -76,16 +75,16 @@ impl Session {
         if kept { Ok(()) } else { Err(RegistryError::Protocol { host, what }) }
     }
 
-    /// Closes the session: the registry has all of `blob`.
-    pub(crate) async fn close(&self, client: &Client, blob: &Descriptor) -> Result<(), RegistryError> {
+    /// Closes the session, for the registry has all of `blob`; whether it says that this is what it has got.
+    pub(crate) async fn close(&self, client: &Client, blob: &Descriptor) -> Result<bool, RegistryError> {
         let passage = self.passage.clone().with_query([("digest", blob.digest.as_str())]);
         let mut order = self.order(client, &passage, Method::PUT).await?;
         order.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         let after = Duration::from_millis(client.config.commit_timeout_ms);
         let sent = tokio::time::timeout(after, client.egress.send(&passage, order)).await;
         let sent = sent.map_err(|_| RegistryError::TimedOut { host: passage.authority(), after })?;
-        accepted(sent?, &passage, client).await?.finish(&client.config).await;
-        Ok(())
+        let reply = accepted(sent?, &passage, client).await?;
+        client.confirmed(reply, &blob.digest).await
     }
 
     /// Asks how many bytes the registry has.

@@ -1,18 +1,14 @@
 //! The places where a registry's content can be had: its mirrors, then itself.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
 use url::Url;
 
 use crate::auth::Challenge;
 use crate::config::{Config, Scheme, invalid, parse_mirror};
-use crate::error::RegistryError;
-
-/// A mirror that could not be reached is left alone for as long.
-const REST: Duration = Duration::from_secs(30);
+use crate::error::{Refusal, RegistryError};
+use crate::rest::{Host, Hosts};
 
 const HUB: &str = "docker.io";
 const HUB_ENDPOINT: &str = "registry-1.docker.io";
@@ -28,13 +24,13 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     /// The registry `host[:port]`.
-    pub(crate) fn new(host: &str, config: &Config) -> Result<Self, RegistryError> {
+    pub(crate) fn new(host: &str, config: &Config, hosts: &Hosts) -> Result<Self, RegistryError> {
         let settings = config.hosts.get(host).cloned().unwrap_or_default();
         let mut endpoints = Vec::new();
         for mirror in &settings.mirrors {
-            endpoints.push(Endpoint::mirror(parse_mirror(mirror)?, host));
+            endpoints.push(Endpoint::mirror(parse_mirror(mirror)?, host, hosts));
         }
-        endpoints.push(Endpoint::origin(host, settings.scheme)?);
+        endpoints.push(Endpoint::origin(host, settings.scheme, hosts)?);
         let transfers = settings.connections_max.unwrap_or(config.connections_per_host_max);
         Ok(Self { endpoints, transfers: Arc::new(Semaphore::new(transfers)) })
     }
@@ -59,19 +55,18 @@ impl Upstream {
 pub(crate) struct Endpoint {
     /// Scheme, host and port.
     base: Url,
-    /// The name under which its credentials are filed.
-    host: String,
+    /// The host, by the name under which its credentials are filed.
+    host: Arc<Host>,
     /// Put before each repository; empty, or ends with a slash.
     prefix: String,
     /// The registry that a mirror stands in for.
     stands_for: Option<String>,
     /// How it wanted to be answered last.
     challenge: Mutex<Option<Arc<Challenge>>>,
-    resting_until: Mutex<Option<Instant>>,
 }
 
 impl Endpoint {
-    fn origin(host: &str, scheme: Option<Scheme>) -> Result<Self, RegistryError> {
+    fn origin(host: &str, scheme: Option<Scheme>, hosts: &Hosts) -> Result<Self, RegistryError> {
         let address = if host == HUB { HUB_ENDPOINT } else { host };
         let parse = |scheme: &str| {
             Url::parse(&format!("{scheme}://{address}/"))
@@ -82,10 +77,10 @@ impl Endpoint {
         if plain {
             base = parse("http")?;
         }
-        Ok(Self::new(base, host.to_owned(), String::new(), None))
+        Ok(Self::new(base, hosts.named(host), String::new(), None))
     }
 
-    fn mirror(mut url: Url, stands_for: &str) -> Self {
+    fn mirror(mut url: Url, stands_for: &str, hosts: &Hosts) -> Self {
         let path = url.path().trim_matches('/');
         let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
         let host = url.host_str().unwrap_or_default();
@@ -96,15 +91,20 @@ impl Endpoint {
         url.set_path("/");
         url.set_query(None);
         url.set_fragment(None);
-        Self::new(url, host, prefix, Some(stands_for.to_owned()))
+        Self::new(url, hosts.named(&host), prefix, Some(stands_for.to_owned()))
     }
 
-    fn new(base: Url, host: String, prefix: String, stands_for: Option<String>) -> Self {
-        Self { base, host, prefix, stands_for, challenge: Mutex::default(), resting_until: Mutex::default() }
+    fn new(base: Url, host: Arc<Host>, prefix: String, stands_for: Option<String>) -> Self {
+        Self { base, host, prefix, stands_for, challenge: Mutex::default() }
     }
 
     /// The `host[:port]` whose credentials count here.
     pub(crate) fn host(&self) -> &str {
+        self.host.name()
+    }
+
+    /// Whether the host rests, and leave to ask it.
+    pub(crate) fn rest(&self) -> &Arc<Host> {
         &self.host
     }
 
@@ -128,9 +128,29 @@ impl Endpoint {
         url
     }
 
+    /// The URL of the page that continues a list, as `link` at the URL `from` names it.
+    ///
+    /// # Errors
+    /// [`Refusal`] when it leads away from here.
+    pub(crate) fn next_page(&self, from: &Url, link: &str) -> Result<Url, Refusal> {
+        let mut url = from.join(link).map_err(|_| Refusal::Malformed)?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Refusal::UserInfo);
+        }
+        if url.origin() != self.base.origin() {
+            return Err(Refusal::ForeignLink);
+        }
+        if let Some(host) = &self.stands_for
+            && !url.query_pairs().any(|(key, _)| key == "ns")
+        {
+            url.query_pairs_mut().append_pair("ns", host);
+        }
+        Ok(url)
+    }
+
     /// The hosts it may name as its token realm, beside those of its own domain.
     pub(crate) fn realm_hosts(&self, config: &Config) -> Vec<String> {
-        let hub = (self.host == HUB).then(|| HUB_REALM.to_owned());
+        let hub = (self.host() == HUB).then(|| HUB_REALM.to_owned());
         config.realm_hosts.iter().cloned().chain(hub).collect()
     }
 
@@ -144,15 +164,8 @@ impl Endpoint {
         *last = Some(challenge);
     }
 
-    /// Leaves it alone for a while.
-    pub(crate) fn rest(&self) {
-        let mut until = self.resting_until.lock().unwrap_or_else(PoisonError::into_inner);
-        *until = Some(Instant::now() + REST);
-    }
-
-    pub(crate) fn is_resting(&self) -> bool {
-        let until = self.resting_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Instant::now() < until)
+    pub(crate) fn forget_challenge(&self) {
+        *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -167,8 +180,14 @@ fn is_loopback(base: &Url) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::config::HostConfig;
+
+    fn hosts() -> Hosts {
+        Hosts::new(Duration::from_millis(200))
+    }
 
     #[test]
     fn plain_http_is_for_loopback_and_for_whom_it_is_configured() {
@@ -177,7 +196,7 @@ mod tests {
         let plain = HostConfig { scheme, ..HostConfig::default() };
         config.hosts.insert("plain.example:5000".to_owned(), plain);
         let check = |host: &str, expected: &str| {
-            let upstream = Upstream::new(host, &config).unwrap();
+            let upstream = Upstream::new(host, &config, &hosts()).unwrap();
             let url = upstream.origin().url("a/b", "manifests/x", &[]);
             assert_eq!(url.as_str(), format!("{expected}/v2/a/b/manifests/x"));
         };
@@ -197,7 +216,7 @@ mod tests {
             ..HostConfig::default()
         };
         config.hosts.insert("docker.io".to_owned(), mirrored);
-        let upstream = Upstream::new("docker.io", &config).unwrap();
+        let upstream = Upstream::new("docker.io", &config, &hosts()).unwrap();
         let url = upstream.endpoints()[0].url("library/debian", "manifests/12", &[]);
         assert_eq!(
             url.as_str(),

@@ -2,6 +2,7 @@ use larder_messages::{PushMode, ReasonKind};
 use larder_runtime::Failure;
 
 use super::{World, digests, image, index};
+use crate::PushError;
 
 #[tokio::test]
 async fn children_come_before_what_points_to_them() {
@@ -36,6 +37,37 @@ async fn index_with_children_that_are_nowhere_is_refused_before_anything_is_sent
     }
     let pushed = world.pushed(&made, PushMode::IfAbsent).await;
     assert_eq!((world.there(), pushed.sent_blobs), (made.bytes, 4));
+}
+
+#[tokio::test]
+async fn damaged_blob_is_told_and_gets_no_manifest_whether_the_registry_hashes_or_not() {
+    for is_gullible in [false, true] {
+        let world = World::new().await;
+        world.registry.content().is_gullible = is_gullible;
+        let made = image(Some("linux/amd64"), "layer");
+        world.store(&made).await;
+        let layer = &made.blobs[1].0.digest;
+        let path = world.directory.path().join("blobs/sha256").join(layer.hex());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "Layer").unwrap();
+        let error = world.push(&world.wanted(&made, PushMode::IfAbsent)).await.unwrap_err();
+        assert!(matches!(error, PushError::Store { .. }), "{error:?}");
+        let reason = Failure::from(error).reason;
+        assert_eq!(reason.kind, ReasonKind::Integrity);
+        assert!(reason.message.contains(layer.as_str()), "{}", reason.message);
+        let puts = world.registry.heard(&["PUT"]);
+        assert!(puts.iter().all(|line| !line.contains("/manifests/")), "{puts:#?}");
+    }
+}
+
+#[tokio::test]
+async fn whole_blobs_are_taken_by_a_registry_that_does_not_say_what_it_has_got() {
+    let world = World::new().await;
+    world.registry.content().is_gullible = true;
+    let made = image(Some("linux/amd64"), "a");
+    world.store(&made).await;
+    assert_eq!(world.pushed(&made, PushMode::IfAbsent).await.sent_blobs, 3);
+    assert_eq!(world.there(), made.bytes);
 }
 
 #[tokio::test]

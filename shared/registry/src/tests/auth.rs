@@ -67,6 +67,25 @@ async fn a_registry_that_takes_no_token_is_given_up_on() {
 }
 
 #[tokio::test]
+async fn a_token_endpoint_that_is_not_there_says_nothing_of_the_image_and_is_not_remembered() {
+    let asked = AtomicUsize::new(0);
+    let registry = Scripted::start(move |heard| {
+        if heard.target.starts_with("/token") {
+            return answer(404, &[], "");
+        }
+        // It asks for tokens at first, and then no more.
+        if asked.fetch_add(1, Ordering::SeqCst) < 2 { challenge(heard) } else { answer(200, &[], BODY) }
+    })
+    .await;
+    let (client, at) = (client(), registry.reference(":1"));
+    for _ in 0..2 {
+        let error = client.manifest(&at).await.unwrap_err();
+        assert!(matches!(error, RegistryError::Protocol { .. }), "{error:?}");
+    }
+    client.manifest(&at).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_token_that_is_no_longer_taken_is_renewed_once() {
     let taken = Arc::new(AtomicUsize::new(0));
     let now = Arc::clone(&taken);

@@ -252,3 +252,75 @@ async fn a_missing_blob_is_not_found() {
     let error = pull(&client(), &registry, SIZE, 0).await.unwrap_err();
     assert!(matches!(error, RegistryError::NotFound { .. }));
 }
+
+async fn size(answers: fn(&Heard) -> Answer) -> Result<Option<u64>, RegistryError> {
+    let registry = Scripted::start(answers).await;
+    client().head_blob(&registry.reference(":1"), &Digest::of(BLOB)).await
+}
+
+#[tokio::test]
+async fn head_of_a_blob_tells_its_size_and_missing_from_broken() {
+    assert_eq!(size(|_| head(200, &[("content-length", "20")])).await.unwrap(), Some(20));
+    assert_eq!(size(|_| head(404, &[("content-length", "0")])).await.unwrap(), None);
+    assert!(matches!(size(|_| answer(403, &[], "")).await, Err(RegistryError::Denied { .. })));
+    assert!(matches!(size(|_| answer(503, &[], "")).await, Err(RegistryError::Status { .. })));
+}
+
+#[tokio::test]
+async fn a_blob_is_asked_for_where_its_head_says_nothing() {
+    let whole = |heard: &Heard| match heard.method.as_str() {
+        "HEAD" => head(405, &[("content-length", "0")]),
+        _ => answer(200, &[], BLOB),
+    };
+    assert_eq!(size(whole).await.unwrap(), SIZE);
+    let silent = |heard: &Heard| match heard.method.as_str() {
+        "HEAD" => head(200, &[("transfer-encoding", "chunked")]),
+        _ => head(200, &[("transfer-encoding", "chunked")]).with("0\r\n\r\n"),
+    };
+    assert!(matches!(size(silent).await, Err(RegistryError::Protocol { .. })));
+}
+
+async fn part_of(answers: fn(&Heard) -> Answer) -> (Result<(Vec<u8>, usize), RegistryError>, Vec<Heard>) {
+    let registry = Scripted::start(answers).await;
+    let at = registry.reference(":1");
+    let got = async {
+        let mut stream = client().blob_range(&at, &Digest::of(BLOB), 4, 6).await?;
+        drain(&mut stream).await
+    };
+    (got.await, registry.heard())
+}
+
+#[tokio::test]
+async fn gives_just_the_part_that_is_wanted_and_mends_it() {
+    let (got, heard) = part_of(|heard| match heard.nth {
+        0 => head(206, &[("content-length", "6"), ("content-range", "bytes 4-9/20")])
+            .with(&BLOB[4..6])
+            .then(Then::Close),
+        // More than was asked for.
+        _ => part("bytes 6-19/20", 6, TAG),
+    })
+    .await;
+    assert_eq!(got.unwrap(), (BLOB[4..10].to_vec(), 0));
+    assert_eq!(heard[0].header("range"), Some("bytes=4-9"));
+    assert_eq!(heard[1].header("range"), Some("bytes=6-9"));
+}
+
+#[tokio::test]
+async fn takes_nothing_else_for_the_part_that_is_wanted() {
+    for answers in [
+        (|_: &Heard| answer(200, &[], BLOB)) as fn(&Heard) -> Answer,
+        |_| part("bytes 5-19/20", 5, TAG),
+        |_| answer(416, &[("content-range", "bytes */3")], ""),
+    ] {
+        let (got, heard) = part_of(answers).await;
+        assert!(got.is_err());
+        assert_eq!(heard.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn nothing_more_to_give_is_the_end_of_a_blob_of_unknown_size() {
+    let registry = Scripted::start(|_| answer(416, &[("content-range", "bytes */20")], "")).await;
+    let (bytes, restarts) = pull(&client(), &registry, None, 20).await.unwrap();
+    assert_eq!((bytes.len(), restarts), (0, 0));
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 use larder_oci::Digest;
 
 use crate::scripted::{Scripted, Then, answer, client, config, head};
-use crate::{Client, Config, HostConfig, RegistryError};
+use crate::{Client, Config, Head, HostConfig, RegistryError};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const BODY: &str =
@@ -95,7 +95,7 @@ async fn says_how_long_a_registry_asks_to_wait_and_why() {
     let error = client().manifest(&registry.reference(":1")).await.unwrap_err();
     assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
     assert!(error.to_string().ends_with(": TOOMANYREQUESTS: slow down"));
-    assert_eq!(registry.heard().len(), 4, "three tries again");
+    assert_eq!(registry.heard().len(), 1, "nobody waits that long");
 }
 
 #[tokio::test]
@@ -153,4 +153,36 @@ async fn mirrors_are_asked_first_and_fallen_through() {
         assert_eq!(mirror.lines(), [line.as_str()]);
     }
     assert_eq!(origin.lines(), [format!("GET /v2/a/b/manifests/{digest}")]);
+}
+
+#[tokio::test]
+async fn what_a_head_named_is_got_by_its_digest() {
+    let digest = Digest::of(BODY.as_bytes());
+    let by_digest = format!("GET /v2/a/b/manifests/{digest}");
+    let pinned = digest.clone();
+    let registry = Scripted::start(move |heard| match (heard.method.as_str(), heard.target.as_str()) {
+        ("HEAD", _) => head(200, &[("docker-content-digest", pinned.as_str())]),
+        (_, target) if target.ends_with(pinned.as_str()) => answer(200, &[], BODY),
+        _ => answer(200, &[], r#"{"schemaVersion":2,"manifests":[],"moved":1}"#),
+    })
+    .await;
+    let (client, at) = (client(), registry.reference(":1"));
+    let seen = client.head_manifest(&at).await.unwrap().unwrap();
+    assert_eq!(client.headed_manifest(&at, &seen).await.unwrap().bytes(), BODY);
+    assert_eq!(registry.lines(), ["HEAD /v2/a/b/manifests/1", by_digest.as_str()]);
+}
+
+#[tokio::test]
+async fn what_a_head_named_is_got_by_its_tag_where_the_digest_leads_nowhere() {
+    let registry = Scripted::start(|heard| match heard.target.as_str() {
+        "/v2/a/b/manifests/1" => answer(200, &[], BODY),
+        _ => answer(404, &[], ""),
+    })
+    .await;
+    let at = registry.reference(":1");
+    for (digest, requests) in [(Some(Digest::of(b"gone")), 2), (None, 3)] {
+        let seen = Head { digest, media_type: String::new(), size: None };
+        assert_eq!(client().headed_manifest(&at, &seen).await.unwrap().bytes(), BODY);
+        assert_eq!(registry.heard().len(), requests);
+    }
 }

@@ -56,6 +56,27 @@ async fn sends_a_blob_in_one_request() {
     assert_eq!(client.traffic().bytes_out.load(Ordering::Relaxed), 20);
 }
 
+#[tokio::test]
+async fn registry_may_say_what_it_has_got_but_nothing_else() {
+    let (right, wrong) = (Digest::of(BLOB).to_string(), Digest::of(b"other").to_string());
+    for (said, is_confirmed) in [(Some(right), Some(true)), (None, Some(false)), (Some(wrong), None)] {
+        for push_chunk_bytes in [0, 8] {
+            let said = said.clone();
+            let registry = registry("/upload", move |_| match &said {
+                Some(digest) => answer(201, &[("docker-content-digest", digest)], ""),
+                None => answer(201, &[], ""),
+            })
+            .await;
+            let client = Client::new(Config { push_chunk_bytes, ..config() }).unwrap();
+            let pushed = client.push_blob(&registry.reference(":1"), &blob(), whole).await;
+            match is_confirmed {
+                Some(is_confirmed) => assert_eq!(pushed.unwrap(), is_confirmed),
+                None => assert!(matches!(pushed, Err(RegistryError::Corrupt { .. })), "{pushed:?}"),
+            }
+        }
+    }
+}
+
 /// The methods and paths heard, with the bodies that came.
 fn exchanges(registry: &Scripted) -> Vec<String> {
     let line = |heard: Heard| {
