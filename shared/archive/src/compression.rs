@@ -1,6 +1,8 @@
 //! Streams that may be compressed: told by their first bytes, never by what somebody calls them.
 
+use std::cell::Cell;
 use std::io::{self, BufReader, Cursor, Read};
+use std::rc::Rc;
 
 use flate2::bufread::MultiGzDecoder;
 
@@ -61,5 +63,43 @@ impl Compression {
             Self::Foreign(_) | Self::None => Box::new(whole),
         };
         Ok((compression, inflated))
+    }
+}
+
+/// How many bytes compressed ones may inflate to: `ratio_max` times as many, and up to `floor_bytes` however few they are.
+#[derive(Clone, Copy)]
+pub(crate) struct Growth {
+    pub(crate) ratio_max: u64,
+    pub(crate) floor_bytes: u64,
+}
+
+impl Growth {
+    pub(crate) fn allows(self, stored_bytes: u64, inflated_bytes: u64) -> bool {
+        inflated_bytes <= stored_bytes.saturating_mul(self.ratio_max).max(self.floor_bytes)
+    }
+}
+
+/// Counts the bytes that are read through it.
+pub(crate) struct Counted<R> {
+    inner: R,
+    count: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Counted<R> {
+    pub(crate) fn new(inner: R) -> Self {
+        Self { inner, count: Rc::default() }
+    }
+
+    /// The count, as it goes on.
+    pub(crate) fn count(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.count)
+    }
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.count.set(self.count.get() + count as u64);
+        Ok(count)
     }
 }

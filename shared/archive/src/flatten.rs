@@ -29,6 +29,7 @@ pub use self::fault::EntryFault;
 use self::plan::Named;
 use self::write::Writer;
 use crate::ArchiveError;
+use crate::compression::Growth;
 
 /// Slices at least this long reach the writer without a copy.
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
@@ -82,6 +83,12 @@ impl Default for FlattenLimits {
             names_bytes_max: 128 << 20,
             extension_bytes_max: 1 << 20,
         }
+    }
+}
+
+impl FlattenLimits {
+    pub(crate) fn growth(&self) -> Growth {
+        Growth { ratio_max: self.ratio_max, floor_bytes: self.ratio_floor_bytes }
     }
 }
 

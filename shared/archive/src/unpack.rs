@@ -20,6 +20,7 @@ use self::content::Content;
 use self::gathered::{Gathered, Role};
 use self::stream::{Stream, Watch};
 use crate::ArchiveError;
+use crate::compression::Growth;
 use crate::error::shown;
 
 /// Who takes what an archive holds.
@@ -87,6 +88,12 @@ impl Default for UnpackLimits {
             ratio_floor_bytes: 64 << 20,
             zstd_window_bytes_max: 8 << 20,
         }
+    }
+}
+
+impl UnpackLimits {
+    pub(crate) fn growth(&self) -> Growth {
+        Growth { ratio_max: self.ratio_max, floor_bytes: self.ratio_floor_bytes }
     }
 }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::{FlattenLimits, Layer, Layers};
 use crate::ArchiveError;
-use crate::compression::Compression;
+use crate::compression::{Compression, Counted};
 
 /// The bytes handed on at once.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -33,10 +33,9 @@ impl<'a> Inflate<'a> {
         limits: &'a FlattenLimits,
     ) -> Result<Self, ArchiveError> {
         let failed = |source| ArchiveError::Read { layer: layer.digest.clone(), source };
-        let stored = source.open(layer).map_err(failed)?;
-        let stored_bytes = Rc::default();
-        let counted = Counted { inner: stored, bytes: Rc::clone(&stored_bytes) };
-        let (_, decoder) = Compression::inflate(counted, limits.zstd_window_bytes_max).map_err(failed)?;
+        let stored = Counted::new(source.open(layer).map_err(failed)?);
+        let stored_bytes = stored.count();
+        let (_, decoder) = Compression::inflate(stored, limits.zstd_window_bytes_max).map_err(failed)?;
         Ok(Self { layer, limits, decoder, stored_bytes, inflated_bytes: 0 })
     }
 }
@@ -55,26 +54,10 @@ impl Chunks for Inflate<'_> {
         }
         chunk.truncate(filled);
         self.inflated_bytes += filled as u64;
-        let by_ratio = self.stored_bytes.get().saturating_mul(self.limits.ratio_max);
-        if self.inflated_bytes > by_ratio.max(self.limits.ratio_floor_bytes) {
-            return Err(ArchiveError::Ratio {
-                layer: self.layer.digest.clone(),
-                ratio_max: self.limits.ratio_max,
-            });
+        let growth = self.limits.growth();
+        if growth.allows(self.stored_bytes.get(), self.inflated_bytes) {
+            return Ok(());
         }
-        Ok(())
-    }
-}
-
-struct Counted {
-    inner: Box<dyn Read + Send>,
-    bytes: Rc<Cell<u64>>,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.bytes.set(self.bytes.get() + count as u64);
-        Ok(count)
+        Err(ArchiveError::Ratio { layer: self.layer.digest.clone(), ratio_max: growth.ratio_max })
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::UnpackLimits;
 use crate::ArchiveError;
-use crate::compression::{Compression, MAGIC_BYTES};
+use crate::compression::{Compression, Counted, MAGIC_BYTES};
 use crate::error::shown;
 
 /// A header, its padding and that of the content before are read whatever the limit.
@@ -27,7 +27,7 @@ pub(super) struct Watch {
     magic: RefCell<Vec<u8>>,
     /// The entry that was come to last, as messages name it.
     name: RefCell<String>,
-    stored_bytes: Cell<u64>,
+    stored_bytes: Rc<Cell<u64>>,
     inflated_bytes: Cell<u64>,
     /// How many bytes may still be read.
     budget_bytes: Cell<u64>,
@@ -39,20 +39,20 @@ pub(super) struct Watch {
 
 impl<'a> Stream<'a> {
     pub(super) fn open(stream: impl Read + 'a, limits: &UnpackLimits) -> Result<Self, ArchiveError> {
+        let stored = Counted::new(stream);
         let watch = Rc::new(Watch {
             limits: limits.clone(),
             compression: Cell::new(Compression::None),
             magic: RefCell::default(),
             name: RefCell::default(),
-            stored_bytes: Cell::new(0),
+            stored_bytes: stored.count(),
             inflated_bytes: Cell::new(0),
             budget_bytes: Cell::new(u64::MAX),
             has_ended: Cell::new(false),
             has_failed: Cell::new(false),
             entries: Cell::new(0),
         });
-        let counted = Counted { inner: stream, watch: Rc::clone(&watch) };
-        let opened = Compression::inflate(counted, limits.zstd_window_bytes_max);
+        let opened = Compression::inflate(stored, limits.zstd_window_bytes_max);
         let (compression, inner) = opened.map_err(|error| watch.fault(error))?;
         watch.compression.set(compression);
         Ok(Self { inner, watch })
@@ -163,25 +163,11 @@ impl Watch {
             self.budget_bytes.set(self.budget_bytes.get() - count);
         }
         self.inflated_bytes.set(self.inflated_bytes.get() + count);
-        let UnpackLimits { ratio_max, ratio_floor_bytes, .. } = self.limits;
-        let bytes_max = self.stored_bytes.get().saturating_mul(ratio_max).max(ratio_floor_bytes);
-        if self.compression.get().is_inflated() && self.inflated_bytes.get() > bytes_max {
-            return Err(io::Error::other(ArchiveError::Bomb { ratio_max }));
+        let growth = self.limits.growth();
+        let is_allowed = growth.allows(self.stored_bytes.get(), self.inflated_bytes.get());
+        if self.compression.get().is_inflated() && !is_allowed {
+            return Err(io::Error::other(ArchiveError::Bomb { ratio_max: growth.ratio_max }));
         }
         Ok(())
-    }
-}
-
-/// Counts what is read of the archive as it is stored.
-struct Counted<R> {
-    inner: R,
-    watch: Rc<Watch>,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.watch.stored_bytes.set(self.watch.stored_bytes.get() + count as u64);
-        Ok(count)
     }
 }

@@ -8,7 +8,7 @@ use zstd::stream::write::Decoder as ZstdDecoder;
 
 use super::UnpackLimits;
 use crate::ArchiveError;
-use crate::compression::Compression;
+use crate::compression::{Compression, Growth};
 
 /// What inflating took by now, over all parts: many small bombs are one large one.
 #[derive(Clone, Copy, Default)]
@@ -40,12 +40,7 @@ pub(super) struct Seen {
 impl Witness {
     /// Begins with an entry of `size` bytes that begins with `magic`.
     pub(super) fn begin(magic: &[u8], size: u64, limits: &UnpackLimits, spent: Spent) -> Self {
-        let hash = || Hash {
-            digester: Digester::new(Algorithm::Sha256),
-            spent,
-            ratio_max: limits.ratio_max,
-            ratio_floor_bytes: limits.ratio_floor_bytes,
-        };
+        let hash = || Hash { digester: Digester::new(Algorithm::Sha256), spent, growth: limits.growth() };
         match Compression::of(magic) {
             Compression::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(hash()))),
             Compression::Zstd => match zstd_decoder(hash(), limits.zstd_window_bytes_max) {
@@ -117,8 +112,7 @@ fn may_be_object(magic: &[u8]) -> bool {
 pub(super) struct Hash {
     digester: Digester,
     spent: Spent,
-    ratio_max: u64,
-    ratio_floor_bytes: u64,
+    growth: Growth,
 }
 
 impl Hash {
@@ -131,9 +125,8 @@ impl Hash {
 impl Write for Hash {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.spent.inflated_bytes += bytes.len() as u64;
-        let by_ratio = self.spent.stored_bytes.saturating_mul(self.ratio_max);
-        if self.spent.inflated_bytes > by_ratio.max(self.ratio_floor_bytes) {
-            return Err(io::Error::other(ArchiveError::Bomb { ratio_max: self.ratio_max }));
+        if !self.growth.allows(self.spent.stored_bytes, self.spent.inflated_bytes) {
+            return Err(io::Error::other(ArchiveError::Bomb { ratio_max: self.growth.ratio_max }));
         }
         self.digester.update(bytes);
         Ok(bytes.len())
