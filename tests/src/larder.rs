@@ -214,10 +214,14 @@ impl Larder {
     }
 
     /// Starts `larder serve ROLE…` on free ports and waits until it is ready; no role is all of them.
+    ///
+    /// The ready line has its addresses: of a facade `listen` and `content`, and `admin` of all.
     pub fn serve(&self, roles: &[&str]) -> Service {
         let mut arguments = vec!["serve"];
         arguments.extend(roles);
-        arguments.extend(["--admin-listen", "127.0.0.1:0"]);
+        for door in ["--listen", "--content-listen", "--admin-listen"] {
+            arguments.extend([door, "127.0.0.1:0"]);
+        }
         Service::await_ready(self.spawn(&arguments))
     }
 }
@@ -308,7 +312,7 @@ impl Service {
         &self.ready
     }
 
-    /// Returns the address under `key` of the ready line, such as `admin`, as `host:port`.
+    /// Returns the address under `key` of the ready line, such as `admin` or `listen`, as `host:port`.
     ///
     /// # Panics
     /// Where there is none.

@@ -6,6 +6,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod client;
+pub mod clients;
+pub mod conformance;
 pub mod debian;
 pub mod docker_registry;
 pub mod image;
@@ -13,13 +15,16 @@ pub mod larder;
 pub mod nats;
 pub mod ports;
 pub mod process;
+pub mod round_robin;
 pub mod scripted;
 pub mod seaweed;
 pub mod tools;
 
+pub use clients::{Containerd, Desk};
 pub use docker_registry::DockerRegistry;
 pub use image::{Format, Image, Layer};
 pub use larder::{Finished, Larder, Service};
 pub use nats::NatsServer;
+pub use round_robin::RoundRobin;
 pub use scripted::{Behaviour, Gate, ScriptedRegistry};
 pub use seaweed::Seaweed;

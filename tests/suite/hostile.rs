@@ -12,14 +12,17 @@ mod patience;
 use std::fs;
 use std::time::Duration;
 
+use larder_tests::image::Blob;
 use larder_tests::scripted::{blob_path, manifest_path};
-use larder_tests::{Finished, Image, Larder, ScriptedRegistry};
+use larder_tests::{Behaviour, Finished, Image, Larder, ScriptedRegistry};
 
 const REPOSITORY: &str = "team/app";
 /// No refusal takes longer.
 const LIMIT: Duration = Duration::from_secs(30);
 /// No refusal takes more requests.
 const REQUESTS_MAX: usize = 16;
+/// The methods that ask for a manifest: a fault may show in each, or only where the bytes are sent.
+const METHODS: [&[&str]; 2] = [&["HEAD", "GET"], &["GET"]];
 /// One more try, soon.
 const IMPATIENT: &str = "[registry]\nretry_wait_ms_min = 5\nretry_wait_ms_max = 20\n";
 
@@ -64,6 +67,29 @@ impl Scene {
     /// The path of the blob at `position`; see [`Image::blob`].
     fn blob(&self, position: usize) -> String {
         blob_path(REPOSITORY, &self.image.blob(position).digest)
+    }
+
+    /// The path of the image's manifest by its digest.
+    fn pinned(&self) -> String {
+        manifest_path(REPOSITORY, &self.image.root.digest)
+    }
+
+    /// Has the image's manifest answered with `behaviours` by whichever name these methods ask for it.
+    fn always_of_manifest(&self, methods: &[&str], behaviours: &[Behaviour]) {
+        for method in methods {
+            for path in [tagged(), self.pinned()] {
+                self.registry.always_method(method, &path, behaviours.to_vec());
+            }
+        }
+    }
+
+    /// Expects that it was asked what the tag stands for, then for that manifest, and for nothing else.
+    #[track_caller]
+    fn assert_got_manifest_alone(&self) {
+        let requests = self.registry.requests();
+        let asked = requests.iter().map(|one| (one.request.method.as_str(), one.request.path.clone()));
+        let expected = [("HEAD", tagged()), ("GET", self.pinned())];
+        assert_eq!(asked.collect::<Vec<_>>(), expected, "a refused manifest was followed");
     }
 
     fn reference(&self) -> String {
@@ -154,6 +180,18 @@ impl Scene {
 /// The path of the image's manifest by its tag.
 fn tagged() -> String {
     manifest_path(REPOSITORY, "1")
+}
+
+/// Answers with `manifest` as if its digest were `digest`.
+fn claim(manifest: &Blob, digest: &str) -> Behaviour {
+    Behaviour::Status {
+        code: 200,
+        headers: vec![
+            ("Content-Type", manifest.media_type.clone()),
+            ("Docker-Content-Digest", digest.to_owned()),
+        ],
+        body: manifest.bytes.clone(),
+    }
 }
 
 /// Expects `secret` in none of what was written.

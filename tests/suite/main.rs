@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod client;
+mod clients;
 mod collect;
+mod conformance;
+mod content;
 mod distributed;
 mod embedded;
 mod example;
@@ -14,6 +17,8 @@ mod mistakes;
 mod platforms;
 mod ports;
 mod push;
+mod push_to_larder;
+mod serve;
 mod tidy;
 mod vectors;
 mod warm;

@@ -89,7 +89,8 @@ fn lists_bring_what_they_name_and_all_brings_everything() {
     for blob in &index.blobs {
         assert_eq!(registry.count("GET", &blob.digest), 1, "each is fetched once over all pulls");
     }
-    assert_eq!(registry.count("GET", "/manifests/1"), 1, "an index that is there is not fetched again");
+    let gets = (registry.count("GET", &index.root.digest), registry.count("GET", "/manifests/1"));
+    assert_eq!(gets, (1, 0), "an index that is there is not fetched again");
 }
 
 #[test]
@@ -135,12 +136,7 @@ fn sparse_index_is_kept_byte_for_byte_and_known_to_be_sparse() {
 #[test]
 fn attestations_follow_their_images() {
     let (amd64, arm64) = (image("linux/amd64", 1), image("linux/arm64", 2));
-    let index = Image::index(Format::Oci)
-        .image(&amd64)
-        .image(&arm64)
-        .attestation(&amd64)
-        .attestation(&arm64)
-        .finish();
+    let index = Image::index(Format::Oci).attested(&[&amd64, &arm64]).finish();
     let attestation = |place: usize| {
         let digest = index.root.json()["manifests"][place]["digest"].as_str().unwrap().to_owned();
         let manifest = index.manifests.iter().find(|one| one.digest == digest).unwrap().json();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use larder::Role;
+use larder::{ContentListen, Role};
 use larder_oci::{Platform, PlatformSet};
 
 /// A hash-verified cache of OCI images, in one directory or on a farm.
@@ -231,13 +231,20 @@ Examples:
     /// Run services until told to stop
     #[command(after_help = "\
 Examples:
-  larder serve                                    all roles in this process
+  larder serve                                    all roles in this process, a registry at 127.0.0.1:5050
+  larder serve --listen 0.0.0.0:5050              for others, too: see docs/configuration.md for access and TLS
   larder --bus nats://nats:4222 --store s3://images serve fetcher
   larder serve --admin-listen 0.0.0.0:5052        /metrics, /healthz and /readyz for all")]
     Serve {
         /// Roles [default: all]
         #[arg(value_enum, value_name = "ROLE")]
         roles: Vec<Role>,
+        /// Where the registry API (/v2/) is; port 0 picks a free one [default: http.listen, 127.0.0.1:5050]
+        #[arg(long, value_name = "ADDRESS")]
+        listen: Option<SocketAddr>,
+        /// Where containerd's content service (gRPC) is: loopback or unix:///SOCKET [default: content.listen, 127.0.0.1:5051]
+        #[arg(long, value_name = "ADDRESS")]
+        content_listen: Option<ContentListen>,
         /// Where /metrics, /healthz and /readyz are; port 0 picks a free one
         #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:5052")]
         admin_listen: SocketAddr,

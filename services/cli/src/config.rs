@@ -26,7 +26,13 @@ pub struct Config {
     pub registry: larder_registry::Config,
     /// How patient the facade is.
     pub facade: larder_facade::Config,
-    /// What users of the content store may do.
+    /// Where the registry API is, and how much a peer may ask of it.
+    pub http: larder_facade::door::Config,
+    /// With what it is encrypted.
+    pub tls: larder_facade::door::TlsConfig,
+    /// Who may do what there.
+    pub access: larder_facade::door::access::AccessConfig,
+    /// Where containerd's content service is, and what users of the content store may do.
     pub content: larder_facade::ContentConfig,
     /// How much a fetcher takes on.
     pub fetcher: larder_fetcher::Config,
@@ -48,6 +54,9 @@ impl Default for Config {
             s3: crate::store::S3::default(),
             registry: larder_registry::Config::default(),
             facade: larder_facade::Config::default(),
+            http: larder_facade::door::Config::default(),
+            tls: larder_facade::door::TlsConfig::default(),
+            access: larder_facade::door::access::AccessConfig::default(),
             content: larder_facade::ContentConfig::default(),
             fetcher: larder_fetcher::Config::default(),
             verifier: larder_verifier::Config::default(),
@@ -58,9 +67,9 @@ impl Default for Config {
 }
 
 /// The first words of all settings.
-const SETTINGS: [&str; 12] = [
-    "store", "bus", "drain_s", "nats", "s3", "registry", "facade", "content", "fetcher", "verifier",
-    "indexer", "pusher",
+const SETTINGS: [&str; 15] = [
+    "store", "bus", "drain_s", "nats", "s3", "registry", "facade", "http", "tls", "access", "content",
+    "fetcher", "verifier", "indexer", "pusher",
 ];
 
 /// The settings below `s3` that are text.
@@ -174,9 +183,10 @@ mod tests {
         for word in SETTINGS {
             assert!(known.contains(&format!("{word}: ")), "{word} is no setting");
         }
+        // One of them is within another: the door's encryption, which has settings of its own.
         assert_eq!(
             known.matches("Config {").count(),
-            9,
+            13,
             "a new part of the settings wants its word in SETTINGS"
         );
     }

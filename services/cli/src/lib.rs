@@ -21,6 +21,7 @@ mod store;
 mod wiring;
 
 pub use larder_facade::Facade;
+pub use larder_facade::grpc::ContentListen;
 
 pub use config::{Config, load};
 pub use failure::{Failure, Kind};

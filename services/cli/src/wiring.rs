@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use larder_blobs::Blobs;
 use larder_bus::{Bus, BusError, Durability};
-use larder_catalog::Catalog;
-use larder_facade::Facade;
+use larder_facade::door::DoorError;
+use larder_facade::door::access::Access;
+use larder_facade::{Distribution, Facade};
+use larder_fetcher::Fills;
 use larder_messages::{Reason, ReasonKind};
+use larder_oci::Reference;
 use larder_registry::Client;
 use larder_runtime::{Runtime, metrics};
 
@@ -21,6 +23,16 @@ pub struct Process {
     /// The cache.
     pub facade: Facade,
     registry: Client,
+    /// What its fetcher is bringing in, if it has one.
+    fills: Option<Fills>,
+}
+
+/// Where a facade is reached.
+pub struct Doors {
+    /// The URL of the registry API.
+    pub registry: String,
+    /// The address of containerd's content service.
+    pub content: String,
 }
 
 impl Process {
@@ -44,11 +56,76 @@ impl Process {
         let registry = Client::new(config.registry.clone());
         let registry = registry.map_err(|error| Failure::usage(chain(&error)))?;
         let runtime = Runtime::new(bus);
+        let mut fills = None;
         for role in roles {
-            start_role(*role, &runtime, config, &blobs, &catalog, &registry);
+            match role {
+                // Clients call it; it hears nothing.
+                Role::Facade => {}
+                Role::Fetcher => {
+                    let started =
+                        larder_fetcher::start(&runtime, &config.fetcher, blobs.clone(), registry.clone());
+                    fills = Some(started);
+                }
+                Role::Verifier => larder_verifier::start(&runtime, &config.verifier, blobs.clone()),
+                Role::Indexer => {
+                    larder_indexer::start(&runtime, &config.indexer, blobs.clone(), catalog.clone());
+                }
+                Role::Pusher => {
+                    larder_pusher::start(&runtime, &config.pusher, blobs.clone(), registry.clone());
+                }
+            }
         }
         let facade = Facade::new(runtime.voice().clone(), &config.facade, &config.content, blobs, catalog);
-        Ok(Self { runtime, facade, registry })
+        Ok(Self { runtime, facade, registry, fills })
+    }
+
+    /// Opens the doors of a facade: the registry API, and containerd's content service.
+    ///
+    /// # Errors
+    /// A usage [`Failure`] for settings and files that are wrong, and one that says which address cannot be listened on.
+    pub async fn open_doors(&self, config: &Config) -> Result<Doors, Failure> {
+        let mut http = config.http.clone();
+        http.tls = config.tls.clone();
+        let access =
+            Access::open(&config.access, http.is_loopback()).map_err(|error| door_failure(&error))?;
+        let access = access.with_default_upstream(&config.facade.default_upstream);
+        refuse_urls(config)?;
+        let mut serving = config.facade.clone();
+        // Whoever says how a registry is reached wants it asked.
+        serving.upstreams.extend(config.registry.hosts.keys().cloned());
+        let distribution = Arc::new(Distribution::start(&self.runtime, &self.facade, &serving, access));
+        let answer = move |request, _| {
+            let distribution = Arc::clone(&distribution);
+            async move { distribution.answer(request).await }
+        };
+        let address = larder_facade::door::serve(&self.runtime, &http, answer).await;
+        let address = address.map_err(|error| door_failure(&error))?;
+        let scheme = if http.tls.certificate.is_some() { "https" } else { "http" };
+        let listen = &config.content.listen;
+        let content = larder_facade::grpc::serve(&self.runtime, listen, &self.facade).await;
+        let content = content.map_err(|error| {
+            Failure::failed(
+                &format!("cannot listen on {listen} (choose another with --content-listen)"),
+                error,
+            )
+        })?;
+        Ok(Doors { registry: format!("{scheme}://{address}"), content })
+    }
+
+    /// Lets facades of other processes read what this one's fetcher is bringing in.
+    ///
+    /// # Errors
+    /// A [`Failure`] that says which address cannot be listened on.
+    pub async fn serve_fills(&self, config: &Config) -> Result<(), Failure> {
+        let Some(fills) = &self.fills else { return Ok(()) };
+        let served = fills.serve(&self.runtime).await;
+        served.map(drop).map_err(|error| {
+            let listen = config.fetcher.fills_listen;
+            Failure::failed(
+                &format!("cannot listen on {listen} (choose another by fetcher.fills_listen)"),
+                error,
+            )
+        })
     }
 
     /// Completes what was left for later, and lets go of a farm's bus once what was said last is on its way.
@@ -72,9 +149,12 @@ impl Process {
                 ("manifest_get", &traffic.manifest_get),
                 ("manifest_head", &traffic.manifest_head),
                 ("blob_get", &traffic.blob_get),
+                ("blob_head", &traffic.blob_head),
+                ("listing", &traffic.listing),
                 ("token", &traffic.token),
                 ("push", &traffic.push),
                 ("retry", &traffic.retries),
+                ("limited", &traffic.limited),
             ];
             for (kind, total) in requests {
                 catch_up(
@@ -82,12 +162,41 @@ impl Process {
                     total.load(Ordering::Relaxed),
                 );
             }
+            let resting = registry.resting();
+            for (reason, limited) in [("limited", true), ("failing", false)] {
+                let count = resting.iter().filter(|host| host.limited == limited).count();
+                metrics::UPSTREAMS_RESTING
+                    .with_label_values(&[reason])
+                    .set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
             for (direction, total) in
                 [("upstream_in", &traffic.bytes_in), ("upstream_out", &traffic.bytes_out)]
             {
                 catch_up(&metrics::BYTES.with_label_values(&[direction]), total.load(Ordering::Relaxed));
             }
         }
+    }
+}
+
+/// Refuses upstreams that are no `host[:port]`, such as URLs: no request would ever mean them.
+fn refuse_urls(config: &Config) -> Result<(), Failure> {
+    let listed = config.facade.upstreams.iter().map(|host| ("facade.upstreams", host));
+    let all = listed.chain([("facade.default_upstream", &config.facade.default_upstream)]);
+    for (key, host) in all.filter(|(key, host)| *key != "facade.upstreams" || *host != "*") {
+        let image = format!("{host}/a/b:x").parse::<Reference>();
+        if !image.is_ok_and(|image| image.registry().eq_ignore_ascii_case(host)) {
+            let message = format!("configuration: {key} has {host:?}, which is no registry's HOST[:PORT]");
+            return Err(Failure::usage(message));
+        }
+    }
+    Ok(())
+}
+
+fn door_failure(error: &DoorError) -> Failure {
+    let failure = Failure::failed("cannot open the registry API (http, tls, access)", chain(error));
+    match error {
+        DoorError::Listen { .. } => failure,
+        _ => Failure { kind: Kind::Usage, ..failure },
     }
 }
 
@@ -108,24 +217,6 @@ fn catch_up(counter: &prometheus::IntCounter, total: u64) {
 /// Whether there is nobody else to do the work.
 pub fn is_alone(config: &Config) -> bool {
     config.bus == "mem:"
-}
-
-fn start_role(
-    role: Role,
-    runtime: &Runtime,
-    config: &Config,
-    blobs: &Blobs,
-    catalog: &Catalog,
-    registry: &Client,
-) {
-    match role {
-        // Clients call it; it hears nothing.
-        Role::Facade => {}
-        Role::Fetcher => larder_fetcher::start(runtime, &config.fetcher, blobs.clone(), registry.clone()),
-        Role::Verifier => larder_verifier::start(runtime, &config.verifier, blobs.clone()),
-        Role::Indexer => larder_indexer::start(runtime, &config.indexer, blobs.clone(), catalog.clone()),
-        Role::Pusher => larder_pusher::start(runtime, &config.pusher, blobs.clone(), registry.clone()),
-    }
 }
 
 /// Says loudly what a power failure of the bus costs.

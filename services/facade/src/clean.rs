@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use larder_catalog::Origin;
 use larder_messages::{
     AuditFinished, AuditWanted, CollectionFinished, CollectionWanted, NameRemoved, Problem, RemovalWanted,
 };
@@ -32,7 +33,7 @@ impl Facade {
         Ok(false)
     }
 
-    async fn drop_exactly(&self, name: &str) -> Result<bool, ProviderError> {
+    pub(crate) async fn drop_exactly(&self, name: &str) -> Result<bool, ProviderError> {
         let removed: NameRemoved = self.ask(&RemovalWanted { name: name.to_owned() }).await?;
         Ok(removed.existed)
     }
@@ -91,7 +92,10 @@ impl Facade {
 
     pub(crate) async fn audit(&self, name: &str) -> Result<Audit, ProviderError> {
         let found = self.require(name).await?;
-        let wanted = AuditWanted { name: found.name, root: found.descriptor, platforms: None };
+        let record = self.catalog.resolve(&found.name).await;
+        let record = record.map_err(|error| catalog_error(&error))?;
+        let partial = record.is_some_and(|record| record.origin == Origin::Proxied);
+        let wanted = AuditWanted { name: found.name, root: found.descriptor, platforms: None, partial };
         let finished: AuditFinished = self.ask(&wanted).await?;
         Ok(Audit {
             name: finished.name,

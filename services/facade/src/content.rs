@@ -10,13 +10,16 @@ use larder_provider::{Content, ContentStore, ContentWriter, Info, ProviderError}
 use serde::Deserialize;
 
 use crate::error::blob_error;
+use crate::grpc::ContentListen;
 
-/// What users of the content store may do.
+/// Where the content service listens, and what users of the content store may do.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ContentConfig {
     /// Whether they may write and delete; a builder that may delete can take from others what they rely on.
     pub writable: bool,
+    /// Where containerd's content service is: loopback, or a unix socket.
+    pub listen: ContentListen,
 }
 
 /// Blobs by digest.

@@ -10,7 +10,7 @@ use futures::TryStreamExt;
 use larder_archive::{Found, Sink, UnpackLimits, pack_layout, unpack};
 use larder_blobs::closure::{Scope, walk};
 use larder_blobs::{BlobError, Blobs, Claim};
-use larder_messages::{ImageStored, Naming};
+use larder_messages::{ImageStored, Naming, Reach};
 use larder_oci::{Descriptor, Digest, Expected, Reference};
 use larder_provider::{ByteStream, LoadOptions, Loaded, ProviderError};
 use larder_runtime::metrics;
@@ -69,8 +69,13 @@ impl Facade {
             }
             for reference in &references {
                 let naming = Naming::Written { expected: Expected::Any };
-                self.settle(&ImageStored::written(reference.clone(), descriptor.clone(), true, naming))
-                    .await?;
+                self.settle(&ImageStored::written(
+                    reference.clone(),
+                    descriptor.clone(),
+                    Reach::Sparse,
+                    naming,
+                ))
+                .await?;
             }
             let names = references.iter().map(Reference::name).collect();
             loaded.push(Loaded { names, descriptor });

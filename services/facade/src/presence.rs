@@ -108,7 +108,8 @@ impl Facade {
             return Err(platform_error(name, error));
         }
         let (root, platforms) = (found.descriptor.clone(), Some(platforms.clone()));
-        let finished: AuditFinished = self.ask(&AuditWanted { name: found.name, root, platforms }).await?;
+        let wanted = AuditWanted { name: found.name, root, platforms, partial: false };
+        let finished: AuditFinished = self.ask(&wanted).await?;
         match finished.problems.first() {
             None => Ok(found.descriptor),
             Some(problem) => Err(ProviderError::Corrupt(format!("{name}: {}", describe(problem)))),

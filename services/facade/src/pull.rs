@@ -2,7 +2,7 @@
 
 use larder_blobs::closure::{Scope, walk};
 use larder_messages::{
-    ImageIndexed, ImageProgress, ImageRejected, ImageStored, ImageWanted, Naming, Reason, topic,
+    ImageIndexed, ImageProgress, ImageRejected, ImageStored, ImageWanted, Naming, Reach, Reason, topic,
 };
 use larder_oci::{Descriptor, Document, Kind, OciError, OnLocal, PlatformSet, Reference, select};
 use larder_provider::{Progress, ProviderError, PullOptions, Pulled};
@@ -49,7 +49,7 @@ impl Facade {
                 name.parse().map_err(|error: OciError| ProviderError::InvalidReference(error.to_string()))?;
             // It is what upstream has, as its index is.
             let naming = Naming::Pulled { local: OnLocal::Replace };
-            self.settle(&ImageStored::written(name, child.clone(), false, naming)).await?;
+            self.settle(&ImageStored::written(name, child.clone(), Reach::Whole, naming)).await?;
         }
         Ok(())
     }
@@ -75,6 +75,7 @@ impl Facade {
             platforms: platforms.clone(),
             known,
             revalidate,
+            shallow: false,
             local: options.local,
         };
         let mut tries = 1;
@@ -97,7 +98,11 @@ impl Facade {
         Ok(closure.map_err(|error| blob_error(&error))?.is_whole(platforms))
     }
 
-    async fn want(&self, wanted: &ImageWanted, options: &PullOptions) -> Result<Pulled, ProviderError> {
+    pub(crate) async fn want(
+        &self,
+        wanted: &ImageWanted,
+        options: &PullOptions,
+    ) -> Result<Pulled, ProviderError> {
         let wanted_id = wanted.wanted_id();
         let id = Some(wanted_id.as_str());
         let mut topics = vec![topic::<ImageIndexed>(id), topic::<ImageRejected>(id)];

@@ -1,7 +1,8 @@
 //! Names for what was written here. Manifests and indexes go to the verifier and the indexer like those that were pulled.
 
 use larder_messages::{
-    ImageIndexed, ImagePushed, ImageRejected, ImageStored, MOUNT_FROM_MAX, Naming, PushWanted, Reason, topic,
+    ImageIndexed, ImagePushed, ImageRejected, ImageStored, MOUNT_FROM_MAX, Naming, PushWanted, Reach, Reason,
+    topic,
 };
 use larder_oci::{Descriptor, Reference, bundle};
 use larder_provider::{ProviderError, PushOptions, Pushed, WriteOptions};
@@ -24,7 +25,7 @@ impl Facade {
         let put = self.blobs.put(&root.digest, additions.bytes().clone()).await;
         put.map_err(|error| blob_error(&error))?;
         let naming = Naming::Merged { expected: options.expected.clone() };
-        self.settle(&ImageStored::written(reference.clone(), root, options.allow_sparse, naming)).await
+        self.settle(&ImageStored::written(reference.clone(), root, reach(options), naming)).await
     }
 
     pub(crate) async fn write_descriptor(
@@ -38,7 +39,7 @@ impl Facade {
         }
         let root = descriptor.clone().unnamed();
         let naming = Naming::Written { expected: options.expected.clone() };
-        self.settle(&ImageStored::written(reference.clone(), root, options.allow_sparse, naming)).await
+        self.settle(&ImageStored::written(reference.clone(), root, reach(options), naming)).await
     }
 
     /// Has what is stored judged and named, and returns what the name points to then.
@@ -107,6 +108,10 @@ impl Facade {
         }
         Ok(siblings)
     }
+}
+
+fn reach(options: &WriteOptions) -> Reach {
+    if options.allow_sparse { Reach::Sparse } else { Reach::Whole }
 }
 
 /// A name that says what it points to can point to nothing else.

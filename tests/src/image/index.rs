@@ -30,6 +30,13 @@ impl IndexBuilder {
         self
     }
 
+    /// Adds `images`, and behind them an attestation of each, in which order BuildKit lists them.
+    #[must_use]
+    pub fn attested(self, images: &[&Image]) -> Self {
+        let listed = images.iter().fold(self, |index, image| index.image(image));
+        images.iter().fold(listed, |index, image| index.attestation(image))
+    }
+
     /// Adds an attestation of `image` as BuildKit does: an image for `unknown/unknown` that points at it.
     #[must_use]
     pub fn attestation(mut self, image: &Image) -> Self {

@@ -5,7 +5,7 @@ use larder_tests::image::{Layer, sha256};
 use larder_tests::scripted::manifest_path;
 use larder_tests::{Behaviour, Format, Image};
 
-use super::{REPOSITORY, Scene, tagged};
+use super::{METHODS, REPOSITORY, Scene, claim, tagged};
 
 const MIB: u64 = 1 << 20;
 
@@ -48,11 +48,21 @@ fn f01_root_that_is_not_the_digest_it_was_asked_for_by_leaves_no_trace() {
 
 #[test]
 fn f01_tag_whose_digest_header_lies_leaves_no_trace() {
-    let scene = Scene::small();
     let claimed = sha256(b"something else");
-    scene.registry.always(&tagged(), [Behaviour::LieDigestHeader(claimed.clone())]);
-    scene.fails_without_a_trace(4, &[&claimed, &scene.image.root.digest]);
-    assert_eq!(scene.registry.requests().len(), 1, "what does not hold is not asked for again");
+    let by_claim = manifest_path(REPOSITORY, &claimed);
+    // Under the digest that the tag is said to stand for there is nothing, or something else.
+    for there in [false, true] {
+        let scene = Scene::small();
+        scene.always_of_manifest(METHODS[0], &[Behaviour::LieDigestHeader(claimed.clone())]);
+        if there {
+            scene.registry.always(&by_claim, [claim(&scene.image.root, &claimed)]);
+        }
+        scene.fails_without_a_trace(4, &[&claimed, &scene.image.root.digest]);
+        let gets = [&by_claim, &tagged()].map(|path| scene.registry.count("GET", path));
+        assert_eq!(gets, [1, usize::from(!there)], "what does not hold is not asked for again");
+        assert_eq!(scene.registry.requests().len(), 1 + gets[0] + gets[1]);
+        scene.recovers();
+    }
 }
 
 #[test]
@@ -102,10 +112,14 @@ fn f03_blob_that_is_always_cut_fails_and_the_next_pull_resumes_it() {
 #[test]
 fn f03_connection_closed_without_a_word_is_tried_again() {
     let scene = Scene::small();
-    for path in [tagged(), scene.blob(2)] {
-        scene.registry.script(&path, [Behaviour::Close]);
+    let closed = [("HEAD", tagged()), ("GET", scene.pinned()), ("GET", scene.blob(2))];
+    for (method, path) in &closed {
+        scene.registry.script_method(method, path, [Behaviour::Close]);
     }
     scene.succeeds();
+    for (method, path) in &closed {
+        assert_eq!(scene.registry.count(method, path), 2, "{method} {path}");
+    }
 }
 
 #[test]
@@ -148,18 +162,25 @@ fn f04_endless_blob_and_manifest_are_stopped_early() {
     assert!(finished.rss_peak_bytes < 128 * MIB);
     // What is beyond the limit sits in the sockets' buffers.
     assert!(scene.registry.bytes_sent(&scene.blob(2)) < 16 * MIB);
-    let scene = Scene::small();
-    scene.registry.always(&tagged(), [Behaviour::Endless]);
-    scene.fails_without_a_trace(1, &["manifest", "4194304"]);
-    assert!(scene.registry.bytes_sent(&tagged()) < 20 * MIB);
+    // By its digest, and by its tag where that is all there is to ask for.
+    for behaviours in [vec![Behaviour::Endless], vec![Behaviour::Endless, Behaviour::NoDigestHeader]] {
+        let scene = Scene::small();
+        scene.always_of_manifest(METHODS[0], &behaviours);
+        scene.fails_without_a_trace(1, &["manifest", "4194304"]);
+        assert_eq!(scene.registry.count("GET", "/manifests/"), 1);
+        assert!(scene.registry.bytes_sent("/manifests/") < 20 * MIB);
+    }
 }
 
 #[test]
 fn f05_empty_success_is_neither_a_manifest_nor_a_blob() {
     let empty = || Behaviour::Body(Bytes::new());
     let scene = Scene::small();
-    scene.registry.always(&tagged(), [empty(), Behaviour::NoDigestHeader]);
+    scene.always_of_manifest(METHODS[0], &[empty(), Behaviour::NoDigestHeader]);
     scene.fails_without_a_trace(4, &["manifest"]);
+    let scene = Scene::small();
+    scene.always_of_manifest(METHODS[0], &[empty()]);
+    scene.fails_without_a_trace(4, &[&scene.image.root.digest, "expected"]);
     let scene = Scene::small();
     for behaviours in [vec![empty()], vec![empty(), Behaviour::Chunked]] {
         scene.registry.always(&scene.blob(2), behaviours);
@@ -180,7 +201,7 @@ fn f06_our_own_hash_counts_where_the_digest_header_is_missing_or_garbage() {
     let garbage = || Behaviour::LieDigestHeader("sha256:../../etc/passwd".to_owned());
     for behaviour in [Behaviour::NoDigestHeader, garbage()] {
         let (scene, child) = index_of_one();
-        scene.registry.always(&tagged(), [behaviour.clone()]);
+        scene.always_of_manifest(METHODS[0], std::slice::from_ref(&behaviour));
         scene.registry.always(&manifest_path(REPOSITORY, &child.root.digest), [behaviour.clone()]);
         for position in 0..3 {
             scene.registry.always(&scene.blob(position), [behaviour.clone()]);
@@ -193,8 +214,9 @@ fn f06_our_own_hash_counts_where_the_digest_header_is_missing_or_garbage() {
 fn f06_digest_header_of_another_digest_says_nothing_about_what_was_asked_for_by_digest() {
     let (scene, child) = index_of_one();
     let lie = Behaviour::LieDigestHeader(sha256(b"something else"));
-    scene.registry.always(&manifest_path(REPOSITORY, &child.root.digest), [lie.clone()]);
-    scene.registry.always(&scene.blob(2), [lie]);
+    for path in [scene.pinned(), manifest_path(REPOSITORY, &child.root.digest), scene.blob(2)] {
+        scene.registry.always(&path, [lie.clone()]);
+    }
     scene.succeeds();
 }
 

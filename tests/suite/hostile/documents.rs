@@ -7,7 +7,7 @@ use larder_tests::scripted::{blob_path, manifest_path};
 use larder_tests::{Behaviour, Format, Image, ScriptedRegistry};
 use serde_json::{Value, json};
 
-use super::{REPOSITORY, Scene, tagged};
+use super::{METHODS, REPOSITORY, Scene, claim};
 
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -37,7 +37,7 @@ fn with_layer(layer: &Value) -> Scene {
 #[track_caller]
 fn refused(scene: &Scene, says: &[&str]) {
     scene.fails_without_a_trace(4, says);
-    assert_eq!(scene.registry.requests().len(), 1, "a refused manifest was followed");
+    scene.assert_got_manifest_alone();
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn f09_manifest_that_is_image_and_index_at_once_is_refused() {
 fn f09_manifest_whose_type_disagrees_with_its_declaration_is_refused() {
     refused(&with_field("mediaType", OCI_INDEX.into()), &["ambiguous"]);
     let scene = Scene::small();
-    scene.registry.always(&tagged(), [Behaviour::Header("Content-Type", OCI_INDEX.to_owned())]);
+    scene.always_of_manifest(METHODS[0], &[Behaviour::Header("Content-Type", OCI_INDEX.to_owned())]);
     refused(&scene, &["ambiguous", OCI_INDEX]);
 }
 
@@ -122,7 +122,7 @@ fn f10_manifest_of_5_mib_is_refused_declared_or_not() {
     refused_as_too_large(&scene);
     assert!(scene.registry.bytes_sent("") < 5 << 20, "it was read to its end");
     let scene = long();
-    scene.registry.always(&tagged(), [Behaviour::Chunked]);
+    scene.always_of_manifest(METHODS[0], &[Behaviour::Chunked]);
     refused_as_too_large(&scene);
 }
 
@@ -130,7 +130,7 @@ fn f10_manifest_of_5_mib_is_refused_declared_or_not() {
 fn refused_as_too_large(scene: &Scene) {
     let finished = scene.fails_without_a_trace(1, &["manifest", "exceeds 4194304 bytes"]);
     assert!(finished.rss_peak_bytes < 128 << 20);
-    assert_eq!(scene.registry.requests().len(), 1);
+    scene.assert_got_manifest_alone();
 }
 
 #[test]
@@ -151,20 +151,10 @@ fn f11_index_that_is_given_for_its_own_child_is_refused() {
     let entry = json!({ "mediaType": OCI_INDEX, "digest": child, "size": 100 });
     let scene = Scene::of(Image::index(Format::Oci).descriptor(entry).finish());
     // No index holds its own digest: a circle takes a registry that lies.
-    scene.registry.always(&manifest_path(REPOSITORY, &child), [serve(&scene.image.root, &child)]);
+    scene.registry.always(&manifest_path(REPOSITORY, &child), [claim(&scene.image.root, &child)]);
     scene.fails(4, &[&child, &scene.image.root.digest]);
-    assert_eq!(scene.registry.requests().len(), 2);
-}
-
-fn serve(manifest: &Blob, digest: &str) -> Behaviour {
-    Behaviour::Status {
-        code: 200,
-        headers: vec![
-            ("Content-Type", manifest.media_type.clone()),
-            ("Docker-Content-Digest", digest.to_owned()),
-        ],
-        body: manifest.bytes.clone(),
-    }
+    let by_child = scene.registry.count("GET", &manifest_path(REPOSITORY, &child));
+    assert_eq!((scene.registry.count("GET", ""), by_child), (2, 1));
 }
 
 #[test]
@@ -201,7 +191,7 @@ fn f11_descriptors_of_all_levels_together_are_bounded() {
     };
     let scene = Scene::of(Image::index(Format::Oci).image(&index(1)).image(&index(2)).finish());
     scene.fails(4, &["too many descriptors", "10000"]);
-    assert_eq!(scene.registry.requests().len(), 3);
+    assert_eq!((scene.registry.count("GET", ""), scene.registry.count("GET", "/manifests/")), (3, 3));
 }
 
 #[test]
@@ -239,7 +229,7 @@ fn f12_sizes_at_the_edge_cost_neither_disk_nor_a_crash() {
     let scene = Scene::of(image);
     for salt in ["a", "b", "c"] {
         let digest = sha256(salt.as_bytes());
-        scene.registry.always(&blob_path(REPOSITORY, &digest), [serve(&blob, &digest)]);
+        scene.registry.always(&blob_path(REPOSITORY, &digest), [claim(&blob, &digest)]);
     }
     let finished = scene.fails(4, &["9223372036854775807"]);
     assert!(finished.elapsed < Duration::from_secs(10));

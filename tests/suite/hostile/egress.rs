@@ -9,7 +9,7 @@ use std::time::Duration;
 use larder_tests::scripted::{ANY_PATH, Auth, Authority, Bearer, Wire};
 use larder_tests::{Behaviour, Gate, Image, ScriptedRegistry};
 
-use super::{REPOSITORY, Scene, assert_kept_secret, assert_no_credentials_at, tagged};
+use super::{METHODS, REPOSITORY, Scene, assert_kept_secret, assert_no_credentials_at, tagged};
 
 const USER: &str = "ann";
 const PASSWORD: &str = "hunter2-and-more";
@@ -108,10 +108,13 @@ fn f15_redirects_to_where_no_server_may_send_us_are_refused() {
         ("gopher://127.0.0.1/".to_owned(), "neither http nor https"),
         ("http://[".to_owned(), "not a URL"),
     ] {
-        for of_blob in [false, true] {
+        let redirect = || [Behaviour::Redirect { to: to.clone() }];
+        for methods in [&[][..], METHODS[0], METHODS[1]] {
             let scene = Scene::small();
-            let path = if of_blob { scene.blob(2) } else { tagged() };
-            scene.registry.always(&path, [Behaviour::Redirect { to: to.clone() }]);
+            scene.always_of_manifest(methods, &redirect());
+            if methods.is_empty() {
+                scene.registry.always(&scene.blob(2), redirect());
+            }
             let finished = scene.fails(1, &["redirects to", rule]);
             assert_kept_secret(&finished, "s3cret");
         }
@@ -132,10 +135,13 @@ fn f15_redirect_from_tls_to_clear_text_is_refused() {
 
 #[test]
 fn f15_redirects_in_a_circle_end() {
-    let scene = Scene::small();
-    scene.registry.always(&tagged(), [Behaviour::Redirect { to: tagged() }]);
-    scene.fails_without_a_trace(1, &["too many redirects"]);
-    assert_eq!(scene.registry.requests().len(), 6);
+    for methods in METHODS {
+        let scene = Scene::small();
+        scene.always_of_manifest(methods, &[Behaviour::Redirect { to: tagged() }]);
+        scene.fails_without_a_trace(1, &["too many redirects"]);
+        let requests = scene.registry.requests();
+        assert_eq!(requests.iter().filter(|one| one.status == 307).count(), 6);
+    }
 }
 
 #[test]
@@ -204,10 +210,12 @@ fn f16_link_and_location_headers_of_a_success_lead_nowhere() {
     let link = || Behaviour::Header("Link", format!("<{}/v2/next?n=1>; rel=\"next\"", elsewhere.url()));
     let location = || Behaviour::Header("Location", format!("{}/x", elsewhere.url()));
     let own = || Behaviour::Header("Refresh", "0; url=/v2/again".to_owned());
-    scene.registry.always(ANY_PATH, [link(), location(), own()]);
+    for method in ["HEAD", "GET"] {
+        scene.registry.always_method(method, ANY_PATH, [link(), location(), own()]);
+    }
     scene.succeeds();
-    // One for the manifest and one for each blob.
-    assert_eq!(scene.registry.requests().len(), 4);
+    // One for what the tag stands for; one for the manifest and one for each blob.
+    assert_eq!((scene.registry.count("HEAD", ""), scene.registry.count("GET", "")), (1, 4));
     assert!(elsewhere.requests().is_empty());
 }
 
@@ -215,9 +223,10 @@ fn f16_link_and_location_headers_of_a_success_lead_nowhere() {
 fn f18_registry_that_takes_no_token_is_asked_twice_and_no_more() {
     let scene = Scene::small().login(USER, PASSWORD);
     scene.registry.require(bearer(None));
-    scene.registry.always(&tagged(), [Behaviour::Unauthorized]);
+    scene.always_of_manifest(METHODS[0], &[Behaviour::Unauthorized]);
     let finished = scene.judge(scene.pull_with(&["-vv"]), 1, &["credentials"]);
-    assert_eq!(scene.registry.count("GET", "/manifests/"), 2);
+    let asked = ["HEAD", "GET"].map(|method| scene.registry.count(method, "/manifests/"));
+    assert_eq!(asked, [2, 0]);
     assert_eq!(scene.registry.count("GET", "/token"), 1);
     assert_kept_secret(&finished, PASSWORD);
     assert_kept_secret(&finished, "token-");

@@ -74,7 +74,8 @@ fn t34_pull_killed_at_any_point_leaves_the_old_name_or_the_new_one() {
         world.registry.put("team/app", "1", &new);
         // Each finds what the one before has left.
         let blobs = new.blobs.iter().map(|blob| blob_path("team/app", &blob.digest));
-        for path in std::iter::once(manifest_path("team/app", "1")).chain(blobs) {
+        let manifest = manifest_path("team/app", &new.root.digest);
+        for path in std::iter::once(manifest).chain(blobs) {
             world.kill_during(&path);
             assert_eq!(world.target(), old.root.digest, "{path}");
             stage.visible().await;

@@ -2,9 +2,9 @@
 
 use larder_oci::{Digest, Reference};
 use larder_provider::{Presence, ProviderError};
-use larder_tests::Behaviour;
 use larder_tests::image::Blob;
 use larder_tests::scripted::{Auth, manifest_path};
+use larder_tests::{Behaviour, ScriptedRegistry};
 
 use super::stage::{Stage, digest, image, index, on_both, set};
 
@@ -99,30 +99,26 @@ fn t40_only_a_registry_that_says_so_has_no_image() {
 #[test]
 fn t40_registry_that_does_not_answer_is_not_one_without_the_image() {
     on_both(async |stage| {
-        let reference = stage.serve(&image("linux/amd64", 1));
         let path = manifest_path("team/app", "1");
-        let script = |behaviour: Behaviour| {
-            stage.registry.clear_scripts();
-            for method in ["HEAD", "GET"] {
-                stage.registry.always_method(method, &path, [behaviour.clone()]);
-            }
-        };
         for (code, behaviour) in [
-            (429, Behaviour::retry_after(429, 1)),
-            (500, Behaviour::status(500)),
-            (503, Behaviour::status(503)),
+            (Some(429), Behaviour::retry_after(429, 1)),
+            (Some(500), Behaviour::status(500)),
+            (Some(503), Behaviour::status(503)),
+            (None, Behaviour::Close),
         ] {
-            script(behaviour);
+            // One that has failed is left alone for a while, whatever it would say next.
+            let registry = ScriptedRegistry::serving("team/app", "1", &image("linux/amd64", 1));
+            for method in ["HEAD", "GET"] {
+                registry.always_method(method, &path, [behaviour.clone()]);
+            }
+            let reference = registry.reference("team/app:1").parse().unwrap();
             let refused = published(stage, &reference, "linux/amd64").await;
             assert!(
-                matches!(refused, Err(ProviderError::Remote { status: Some(told), .. }) if told == code),
-                "{code}: {refused:?}"
+                matches!(refused, Err(ProviderError::Remote { status, .. }) if status == code),
+                "{code:?}: {refused:?}"
             );
+            assert!(!registry.requests().is_empty(), "{code:?}: it was not asked");
         }
-        script(Behaviour::Close);
-        let refused = published(stage, &reference, "linux/amd64").await;
-        assert!(matches!(refused, Err(ProviderError::Remote { status: None, .. })), "{refused:?}");
-        stage.registry.clear_scripts();
         for nowhere in ["registry.invalid/team/app:1", "127.0.0.1:1/team/app:1"] {
             let refused = published(stage, &nowhere.parse().unwrap(), "linux/amd64").await;
             assert!(
@@ -130,6 +126,7 @@ fn t40_registry_that_does_not_answer_is_not_one_without_the_image() {
                 "{nowhere}: {refused:?}"
             );
         }
+        let reference = stage.serve(&image("linux/amd64", 1));
         stage.registry.require(Auth::Basic { user: "me".to_owned(), password: "secret".to_owned() });
         let refused = published(stage, &reference, "linux/amd64").await;
         assert!(matches!(refused, Err(ProviderError::Denied(_))), "{refused:?}");

@@ -24,8 +24,11 @@ use crate::screen::Screen;
 
 pub(crate) async fn run(cli: Cli, config: Config) -> Result<(), Failure> {
     let screen = Screen { json: cli.json, quiet: cli.quiet };
-    if let Command::Serve { roles, admin_listen } = cli.command {
-        return serve::serve(&config, &roles, admin_listen).await;
+    if let Command::Serve { roles, listen, content_listen, admin_listen } = cli.command {
+        let mut config = config;
+        config.http.listen = listen.unwrap_or(config.http.listen);
+        config.content.listen = content_listen.unwrap_or(config.content.listen);
+        return serve::serve(config, &roles, admin_listen).await;
     }
     if let Command::Completions { shell } = cli.command {
         return completions(shell);
