@@ -21,15 +21,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 # shellcheck source=tests/tools.sh
 . tests/tools.sh
+# shellcheck source=tests/bench/prepare.sh
+. tests/bench/prepare.sh
 
-target=${CARGO_TARGET_DIR:-$PWD/target}
-case " ${LARDER_BENCH_TOOLS:-larder} " in
-    *' larder '*) cargo build --release --locked --package larder-cli --bin larder ;;
-esac
+if wants "${LARDER_BENCH_TOOLS:-larder}" larder; then build_larder; fi
 debian=
-case " ${LARDER_BENCH_CONTESTS:-filesystem} " in
-    # Larger than what the tests use, so that there is something to measure.
-    *' filesystem '*) debian=$(tests/make-debian-image.sh "$target/tools/fixtures/debian-12-bench" git perl python3) ;;
-esac
+if wants "${LARDER_BENCH_CONTESTS:-filesystem}" filesystem; then debian=$(make_debian); fi
 export LARDER_BENCH_DEBIAN=$debian LARDER_BENCH_BIN=$target/release
 exec python3 -B tests/bench/archive.py

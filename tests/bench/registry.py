@@ -1,45 +1,31 @@
-"""A docker-registry for the benches."""
+"""A registry for the benches: Debian's docker-registry, or a newer distribution."""
 
 import http.client
-import pathlib
-import signal
-import socket
-import subprocess
+import re
 import sys
-import time
 
-from contest import ENVIRONMENT, TICKS
+from server import Server, answers, free_port
 
-READY_LIMIT_S = 20
+BLOB_GET = re.compile(r'"GET \S*/blobs/(sha256:[0-9a-f]{64})')
 
 
-class Registry:
-    """A docker-registry that stores below `directory`."""
+class Registry(Server):
+    """A registry that stores below `root`, or below `directory`; with `upstream` (HOST:PORT), a pull-through cache of it."""
 
-    def __init__(self, directory):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.host = f"127.0.0.1:{self.port}"
+    def __init__(self, directory, binary="docker-registry", root=None, upstream=None, is_logging=False):
+        self.root = root or directory / "registry"
+        self.host = f"127.0.0.1:{free_port()}"
         config = directory / "registry.yml"
         config.write_text(
-            "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
-            f"storage: {{filesystem: {{rootdirectory: {directory / 'registry'}}}}}\n"
-            f"http: {{addr: '{self.host}'}}\n")
-        self.process = subprocess.Popen(["docker-registry", "serve", str(config)], stderr=subprocess.DEVNULL,
-                                        stdout=subprocess.DEVNULL, env=ENVIRONMENT)
-        deadline = time.monotonic() + READY_LIMIT_S
-        while True:
-            try:
-                self.request("GET", "/v2/")
-                return
-            except OSError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    sys.exit("docker-registry does not start")
-                time.sleep(0.05)
+            f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: {str(not is_logging).lower()}}}}}\n"
+            f"storage: {{filesystem: {{rootdirectory: {self.root}}}, cache: {{blobdescriptor: inmemory}}}}\n"
+            f"http: {{addr: '{self.host}'}}\n" + (f"proxy: {{remoteurl: 'http://{upstream}'}}\n" if upstream else ""))
+        # The newer one sends traces to whoever listens here, unless told not to.
+        super().__init__([binary, "serve", str(config)], directory, {"OTEL_TRACES_EXPORTER": "none"})
+        self.await_ready(lambda: answers(f"http://{self.host}/v2/"))
 
     def request(self, method, path, body=None, kind=None):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port)
+        connection = http.client.HTTPConnection(self.host)
         connection.request(method, path, body, {"Content-Type": kind} if kind else {})
         answer = connection.getresponse()
         text = answer.read()
@@ -53,10 +39,6 @@ class Registry:
         joint = "&" if "?" in path else "?"
         self.request("PUT", f"{path}{joint}digest={digest}", body, "application/octet-stream")
 
-    def cpu_s(self):
-        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait()
+    def blob_gets(self):
+        """Returns the digest of each GET of a blob so far, in order; only a registry that logs knows."""
+        return BLOB_GET.findall(self.said.read_text())
