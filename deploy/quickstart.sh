@@ -5,6 +5,7 @@
 #   deploy/quickstart.sh IMAGE       with IMAGE from its registry; without a network, as above
 #
 # Needs a Rust toolchain (with its C compiler) and nothing else. Leaves the build in target/, and nothing of the demonstration.
+# The build is of the profile "quick", which spares most optimisations; `cargo build --release` makes the binary to keep.
 set -euo pipefail
 export LC_ALL=C
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -41,19 +42,21 @@ trap 'exit 143' TERM
 larder() {
     printf '\n$ larder %s\n' "$*" >&2
     local begun=$EPOCHREALTIME status=0
-    "$target/release/larder" --store "file://$work/cache" --bus mem: "$@" || status=$?
+    "$target/quick/larder" --store "file://$work/cache" --bus mem: "$@" || status=$?
     local ended=$EPOCHREALTIME
     local ms=$(( (${ended/./} - ${begun/./}) / 1000 ))
     printf '  [%d.%03d s]\n' $((ms / 1000)) $((ms % 1000)) >&2
     return "$status"
 }
 
+build() {
+    cargo build --profile quick --locked "$@"
+}
+
 # Serves an image made from this machine's files, and names it in $image.
 open_registry() {
-    say 'Building the throwaway registry'
-    cargo build --release --locked --package larder-tests --bin registry
     mkfifo "$work/stop" "$work/said"
-    "$target/release/registry" <"$work/stop" >"$work/said" &
+    "$target/quick/registry" <"$work/stop" >"$work/said" &
     registry=$!
     exec 3>"$work/stop" # it serves as long as this is open, so it ends with this script, however that ends
     IFS= read -r image <"$work/said" || fail 'the throwaway registry did not start'
@@ -77,16 +80,19 @@ pull_named() {
     return "$status"
 }
 
-say 'Building larder'
-cargo build --release --locked --package larder-cli --bin larder
-
 pulled=
-if [ -n "$image" ]; then
+if [ -z "$image" ]; then
+    say 'Building larder and a throwaway registry'
+    build --package larder-cli --bin larder --package larder-tests --bin registry
+else
+    say 'Building larder'
+    build --package larder-cli --bin larder
     say "Pulling $image"
     if pull_named; then
         pulled=yes
     else
         say "Its registry did not give $image (see above): going on with an image made from this machine's files"
+        build --package larder-tests --bin registry
     fi
 fi
 if [ -z "$pulled" ]; then
@@ -113,6 +119,8 @@ larder pull "$image"
 say 'Done'
 cat >&2 <<END
   Your own cache is \${XDG_CACHE_HOME:-~/.cache}/larder unless you give --store:
-    $target/release/larder pull debian:12
-    $target/release/larder --help
+    $target/quick/larder pull debian:12
+    $target/quick/larder --help
+  The binary to keep, with all optimisations, takes longer to build and is target/release/larder then:
+    cargo build --release --locked --package larder-cli
 END
